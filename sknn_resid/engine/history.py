@@ -1,0 +1,156 @@
+"""What happened to one model, epoch by epoch, and what it decides: improve, wait, stop.
+
+The counting rules are scikit-learn's (facts of its ``_fit_stochastic``): without a validation part
+an epoch counts as no improvement when loss > best - tol, with one when score < best + tol; the fit
+stops when more than ``patience`` such epochs came in a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from torch import Tensor
+
+from sknn_resid.engine.optimizers import OptimizerState
+from sknn_resid.engine.spec import TrainSpec
+
+
+class StopReason(Enum):
+    """Why training ended."""
+
+    MAX_EPOCHS = "max_epochs"
+    PLATEAU = "plateau"
+    DIVERGED = "diverged"
+    CALLBACK = "callback"
+    MAX_TIME = "max_time"
+    INTERRUPTED = "interrupted"
+    CONVERGED = "converged"  # L-BFGS only
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a model goes on from (warm start, partial fit); the defaults are a fresh start."""
+
+    best_loss: float = math.inf
+    best_score: float = -math.inf
+    no_improvement: int = 0
+    rows_seen: int = 0
+    optimizer: OptimizerState | None = None
+
+
+@dataclass(frozen=True)
+class EpochView:
+    """Read-only view of a model after an epoch, for callbacks.
+
+    Attributes
+    ----------
+    epoch : int
+        1 for the first epoch of this call.
+    loss : float
+        Training loss of the epoch, as reported.
+    validation_score, validation_loss : float or None
+    learning_rate : float
+        Rate the epoch was run with (before per-step factors).
+    message : str or None
+        Set when progress has stopped: "stop", or the new learning rate.
+    weights : callable
+        Gives (coefs, intercepts) as fresh copies, in scikit-learn's shapes.
+    """
+
+    epoch: int
+    loss: float
+    validation_score: float | None
+    validation_loss: float | None
+    learning_rate: float
+    weights: Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]
+
+
+@dataclass
+class Progress:
+    """Running state of one model's training."""
+
+    spec: TrainSpec
+    resume: Resume
+    rate: float
+    params_P: Tensor
+    loss_curve: list[float] = field(default_factory=list)
+    validation_scores: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_score: float = -math.inf
+    no_improvement: int = 0
+    rows_seen: int = 0
+    n_epochs: int = 0
+    reason: StopReason | None = None
+    plateau_rates: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.best_loss = self.resume.best_loss
+        self.best_score = self.resume.best_score
+        self.no_improvement = self.resume.no_improvement
+        self.rows_seen = self.resume.rows_seen
+        self._best = self.params_P.clone()
+        self._spare = self.params_P.clone()
+        self._lowest = math.inf
+
+    def record_loss(self, loss: float, n_rows: int, params_P: Tensor) -> bool:
+        """Note an epoch's loss; False if it is not finite (then nothing else is kept)."""
+        self.n_epochs += 1
+        self.rows_seen += n_rows
+        self.loss_curve.append(loss)
+        if not math.isfinite(loss):
+            return False
+        if not self.spec.watch_validation:
+            if loss > self.best_loss - self.spec.tolerance:
+                self.no_improvement += 1
+            else:
+                self.no_improvement = 0
+            self.best_loss = min(self.best_loss, loss)
+            if loss < self._lowest:
+                self._lowest = loss
+                self._keep(params_P)
+        return True
+
+    def record_score(self, score: float, loss: float, params_P: Tensor) -> None:
+        """Note an epoch's validation score and loss."""
+        self.validation_scores.append(score)
+        self.validation_losses.append(loss)
+        if not self.spec.watch_validation:
+            self.best_score = max(self.best_score, score)
+            return
+        # A score that is not a number compares False: it resets the count, as in scikit-learn.
+        if score < self.best_score + self.spec.tolerance:
+            self.no_improvement += 1
+        else:
+            self.no_improvement = 0
+        if score > self.best_score:
+            self.best_score = score
+            self._keep(params_P)
+
+    def _keep(self, params_P: Tensor) -> None:
+        # Two copies in turn: the newest may hold a weight that overflowed in the epoch's last step
+        # (the loss shows it one epoch later); the one before it does not.
+        self._best, self._spare = self._spare, self._best
+        self._best.copy_(params_P)
+
+    def best_params(self) -> Tensor:
+        """The best weights so far that are finite; the initial ones where there is none."""
+        return self._best if bool(self._best.isfinite().all()) else self._spare
+
+    def end_epoch(self, learning_rate: float) -> None:
+        """Schedule and stopping, in scikit-learn's order."""
+        self.rate = self.spec.schedule.after_epoch(self.rate, learning_rate, self.rows_seen)
+        if self.no_improvement > self.spec.patience:
+            lower = self.spec.schedule.on_plateau(self.rate)
+            if lower is not None:
+                self.rate = lower
+                self.plateau_rates.append(lower)
+                self.no_improvement = 0
+            elif self.spec.stop_on_plateau:
+                self.reason = StopReason.PLATEAU
+        if self.reason is None and self.n_epochs >= self.spec.max_epochs:
+            self.reason = StopReason.MAX_EPOCHS

@@ -1,0 +1,96 @@
+"""What one network's training starts from (`TrainJob`) and what it leaves behind (`TrainResult`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.optimize
+import torch
+
+from sknn_resid.engine.data import TrainingData, ValidationData
+from sknn_resid.engine.history import EpochView, Resume, StopReason
+from sknn_resid.engine.optimizers import OptimizerState
+from sknn_resid.engine.spec import NetworkSpec, TrainSpec
+
+EpochWeights = Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainJob:
+    """Everything that one network's training depends on.
+
+    Attributes
+    ----------
+    network : NetworkSpec
+    train : TrainSpec
+    data : TrainingData
+    params : ndarray of shape (P,)
+        Initial parameters in the order of `network.Layout`.
+    rng : RandomState
+        Draws the permutation of each epoch.
+    rng_is_shared : bool
+        Whether someone else goes on drawing from ``rng``. Where one batch holds all rows their
+        order cannot matter, so the draws of a private generator are left out.
+    dropout_seed : int or None
+        Seed of the job's own dropout generator.
+    validation : ValidationData or None
+    score : callable or None
+        ``score(raw_outputs, weights) -> float`` judges the validation part after each epoch.
+    on_epoch : callable or None
+        ``on_epoch(view) -> bool``: True stops this model.
+    resume : Resume
+    device : torch.device
+    """
+
+    network: NetworkSpec
+    train: TrainSpec
+    data: TrainingData
+    params: np.ndarray
+    rng: np.random.RandomState
+    rng_is_shared: bool = False
+    dropout_seed: int | None = None
+    validation: ValidationData | None = None
+    score: Callable[[np.ndarray, EpochWeights], float] | None = None
+    on_epoch: Callable[[EpochView], bool] | None = None
+    resume: Resume = field(default_factory=Resume)
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainResult:
+    """What training leaves behind, in host memory.
+
+    Attributes
+    ----------
+    params : ndarray of shape (P,)
+        Last weights, or the best ones where the spec watches a validation part or the fit ended
+        by an interrupt or by divergence.
+    loss_curve, validation_scores, validation_losses : list of float
+        Of this call only. Not-a-number stays visible.
+    loss : float
+        Last epoch's loss (L-BFGS: the minimum found).
+    best_loss, best_score : float
+        Over all calls that were resumed.
+    n_epochs, rows_seen, no_improvement : int
+    reason : StopReason
+    optimizer : OptimizerState or None
+    minimizer : OptimizeResult or None
+        scipy's own result, for L-BFGS.
+    """
+
+    params: np.ndarray
+    loss_curve: list[float]
+    validation_scores: list[float]
+    validation_losses: list[float]
+    loss: float
+    best_loss: float
+    best_score: float
+    n_epochs: int
+    rows_seen: int
+    no_improvement: int
+    reason: StopReason
+    plateau_rates: list[float] = field(default_factory=list)
+    optimizer: OptimizerState | None = None
+    minimizer: scipy.optimize.OptimizeResult | None = None

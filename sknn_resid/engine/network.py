@@ -1,0 +1,293 @@
+"""A stack of M dense networks: one flat parameter buffer, forward and backward by the chain rule.
+
+With v^(0) = X, z^(l) = v^(l-1) W^(l) + b^(l) and v^(l) = f(z^(l)), the last z being the logits, and
+delta^(l) = dJ/dz^(l) (Rumelhart, Hinton and Williams 1986; Bishop 2006, section 5.3):
+
+    delta^(L) = r (prediction - y)                        from the loss
+    dJ/dW^(l) = v^(l-1)' delta^(l) + (alpha / S) W^(l)     S = sum of the weights of the batch
+    dJ/db^(l) = sum_rows delta^(l)
+    delta^(l-1) = (delta^(l) W^(l)') * f'(z^(l-1))
+
+Layout. All parameters of a model lie in one row of ``params_MP``: first every weight matrix, then
+every bias, so that the penalty is one operation on the leading part. Hidden weights are stored
+``[in, out]``; the output layer is class-major, ``W [K, H]`` and logits ``[K, B]``, because products
+and softmax with a narrow last axis are up to 9 times slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_resid.engine.kernels import (
+    Op,
+    add_column,
+    add_row,
+    affine,
+    matmul,
+    sum_rows,
+    sum_squares,
+)
+from sknn_resid.engine.slots import BatchSlot, SparseRows
+from sknn_resid.engine.spec import NetworkSpec
+
+CLIP_TINY = 1e-30  # keeps 0 / 0 out of the clipping factor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each weight matrix and bias lies in a model's flat row of parameters."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers with weights."""
+        return len(self.sizes) - 1
+
+    @property
+    def n_weights(self) -> int:
+        return sum(i * o for i, o in zip(self.sizes, self.sizes[1:], strict=False))
+
+    @property
+    def n_params(self) -> int:
+        return self.n_weights + sum(self.sizes[1:])
+
+    def weights(self, flat_MP: Tensor) -> list[Tensor]:
+        """Weight views: hidden (M, in, out), output (M, K, H)."""
+        views, start = [], 0
+        for layer, (i, o) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+            shape = (o, i) if layer == self.n_layers - 1 else (i, o)
+            strides = (flat_MP.stride(0), shape[1], 1)
+            begin = flat_MP.storage_offset() + start
+            views.append(flat_MP.as_strided((len(flat_MP), *shape), strides, begin))
+            start += i * o
+        return views
+
+    def biases(self, flat_MP: Tensor) -> list[Tensor]:
+        """Bias views (M, out)."""
+        views, start = [], self.n_weights
+        for o in self.sizes[1:]:
+            views.append(flat_MP[:, start : start + o])
+            start += o
+        return views
+
+    def pack(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
+        """Flat row from scikit-learn's lists (every coef of shape (in, out))."""
+        rows = [*coefs[:-1], coefs[-1].T]
+        return np.concatenate([np.ravel(a) for a in [*rows, *intercepts]])
+
+    def unpack(self, flat_P: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """scikit-learn's lists as views of a flat row."""
+        flat_1P = torch.from_numpy(flat_P)[None]
+        coefs = [w[0].numpy() for w in self.weights(flat_1P)]
+        coefs[-1] = coefs[-1].T
+        return coefs, [b[0].numpy() for b in self.biases(flat_1P)]
+
+
+class StackedNetwork:
+    """Parameters, gradients and scratch memory of a stack; binds steps to batches.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+    params_MP : Tensor of shape (M, P)
+        Initial parameters, of ``spec.dtype``; trained in place.
+    batch_size : int
+        Most rows of any batch.
+    dropout_M : sequence of float
+        Dropout probability of each model.
+    generators : sequence of torch.Generator
+        One per model, for dropout; not read where every probability is 0.
+    """
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        params_MP: Tensor,
+        batch_size: int,
+        dropout_M: Sequence[float],
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        self.spec = spec
+        self.layout = Layout(spec.layer_sizes)
+        self.params_MP = params_MP
+        self.grads_MP = torch.zeros_like(params_MP)
+        self.n_models = params_MP.shape[0]
+        self._dropout_M = list(dropout_M)
+        self._generators = list(generators)
+        self._scratch: dict[tuple[str, int], Tensor] = {}
+        self._batch_size = batch_size
+        if spec.product_dtype == spec.dtype:
+            self._p, self._g = params_MP, self.grads_MP
+        else:
+            self._p = params_MP.to(spec.product_dtype)
+            self._g = torch.zeros_like(self._p)
+        self._W, self._b = self.layout.weights(self._p), self.layout.biases(self._p)
+        self._gW, self._gb = self.layout.weights(self._g), self.layout.biases(self._g)
+        self.weights_MP = params_MP[:, : self.layout.n_weights]
+        self.weight_grads_MP = self.grads_MP[:, : self.layout.n_weights]
+
+    @property
+    def mixed(self) -> bool:
+        """Whether products run in another dtype than the master weights."""
+        return self._p is not self.params_MP
+
+    def _buffer(self, name: str, layer: int, width: int, n_rows: int) -> Tensor:
+        """Scratch memory (M, n_rows, width), shared by all batches of the stack."""
+        key = (name, layer)
+        M = self.n_models
+        if key not in self._scratch:
+            shape = (M * self._batch_size * width,)
+            self._scratch[key] = self._p.new_empty(shape)
+        return self._scratch[key][: M * n_rows * width].view(M, n_rows, width)
+
+    def bind(self, slot: BatchSlot, *, penalised: bool) -> list[Op]:
+        """The operations that leave the gradient of this slot's batch in ``grads_MP``.
+
+        Parameters
+        ----------
+        slot : BatchSlot
+            Memory that holds the batch, its targets, weights and logits.
+        penalised : bool
+            Whether the L2 term belongs to the gradient (not with AdamW, nor without penalty).
+        """
+        n = slot.n_rows
+        W, b, gW, gb = self._W, self._b, self._gW, self._gb
+        last = self.layout.n_layers - 1
+        ops: list[Op] = [partial(self._p.copy_, self.params_MP)] if self.mixed else []
+
+        inputs: list[Tensor | SparseRows] = [slot.X_MBD]
+        backward_activation: list[list[Op]] = []
+        for l in range(last):
+            z, h, delta = self._hidden_buffers(l, n)
+            ops += _bind_affine(inputs[l], W[l], b[l], z)
+            activation = self.spec.activations[l]
+            ops += activation.bind_forward(z, h)
+            derivative = activation.bind_backward(z, h, delta)
+            if any(self._dropout_M):
+                h, drop, undrop = self._bind_dropout(l, n, h, delta)
+                ops.append(drop)
+                derivative = [undrop, *derivative]
+            backward_activation.append(derivative)
+            inputs.append(h)
+
+        ops += self._bind_head(slot, inputs[last], W[last], b[last], gW[last], gb[last])
+        if last > 0:
+            delta_KB = self._head_delta(slot)
+            ops.append(matmul(delta_KB.mT, W[last], self._hidden_buffers(last - 1, n)[2]))
+        for l in range(last - 1, -1, -1):
+            delta = self._hidden_buffers(l, n)[2]
+            ops += backward_activation[l]
+            ops += _bind_weight_gradient(inputs[l], delta, gW[l])
+            ops.append(sum_rows(delta, gb[l]))
+            if l > 0:
+                ops.append(matmul(delta, W[l].mT, self._hidden_buffers(l - 1, n)[2]))
+        if self.mixed:
+            ops.append(partial(self.grads_MP.copy_, self._g))
+        if penalised:
+            ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
+        return ops
+
+    def _hidden_buffers(self, l: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """z, h (the same memory unless the activation needs z) and delta of hidden layer l."""
+        width = self.spec.layer_sizes[l + 1]
+        z = self._buffer("z", l, width, n)
+        h = self._buffer("h", l, width, n) if self.spec.activations[l].needs_input else z
+        return z, h, self._buffer("delta", l, width, n)
+
+    def _head_delta(self, slot: BatchSlot) -> Tensor:
+        """delta of the output layer (M, K, B) in the dtype of the products."""
+        K = self.spec.n_outputs
+        return self._buffer("delta_out", -1, K, slot.n_rows).view(self.n_models, K, slot.n_rows)
+
+    def _bind_head(
+        self,
+        slot: BatchSlot,
+        v: Tensor | SparseRows,
+        W_MKH: Tensor,
+        b_MK: Tensor,
+        gW_MKH: Tensor,
+        gb_MK: Tensor,
+    ) -> list[Op]:
+        """Logits, delta of the loss, and the gradient of the output layer."""
+        M, K, n = self.n_models, self.spec.n_outputs, slot.n_rows
+        delta = self._head_delta(slot)
+        z_prod = slot.Z_MKB
+        if self.mixed:
+            z_prod = self._buffer("z_out", -1, K, n).view(M, K, n)
+        ops: list[Op] = []
+        if isinstance(v, SparseRows):
+            z_MBK = self._buffer("z_rows", -1, K, n)
+            ops += [v.bind_times(W_MKH.mT, z_MBK), partial(z_prod.copy_, z_MBK.mT)]
+        else:
+            ops.append(matmul(W_MKH, v.mT, z_prod))
+        ops.append(add_column(z_prod, b_MK))
+        loss_delta = delta
+        if self.mixed:
+            ops.append(partial(slot.Z_MKB.copy_, z_prod))
+            loss_delta = torch.empty_like(slot.Z_MKB)
+        ops += self.spec.loss.bind_delta(slot.Z_MKB, slot.T_MKB, slot.r_M1B, loss_delta)
+        if self.mixed:
+            ops.append(partial(delta.copy_, loss_delta))
+        if isinstance(v, SparseRows):
+            ops.append(v.bind_transposed_times(delta.mT, gW_MKH.mT))
+        else:
+            ops.append(matmul(delta, v, gW_MKH))
+        ops.append(sum_rows(delta.mT, gb_MK))
+        return ops
+
+    def _bind_dropout(self, l: int, n: int, h: Tensor, delta: Tensor) -> tuple[Tensor, Op, Op]:
+        """Inverted dropout (Srivastava et al. 2014): v = m h, m = Bernoulli(1 - p) / (1 - p).
+
+        Each model draws its masks from its own generator, so that a stack gives each model what it
+        would draw alone.
+        """
+        width = h.shape[2]
+        mask = self._buffer("mask", l, width, n)
+        kept = self._buffer("kept", l, width, n)
+        draws = [
+            (mask[m], 1.0 - p, generator)
+            for m, (p, generator) in enumerate(zip(self._dropout_M, self._generators, strict=True))
+        ]
+
+        def drop() -> None:
+            for mask_BH, keep, generator in draws:
+                mask_BH.bernoulli_(keep, generator=generator).div_(keep)
+            torch.mul(h, mask, out=kept)
+
+        return kept, drop, partial(delta.mul_, mask)
+
+    def bind_penalty(self, out_M: Tensor) -> Op:
+        """Operation that writes |W|^2 of each model, biases left out."""
+        return sum_squares(self.weights_MP, out_M)
+
+    def bind_clipping(self, clip_M: Tensor) -> list[Op]:
+        """Scale each model's gradient to a norm of at most ``clip_M`` (Pascanu et al. 2013)."""
+        norm_M1 = torch.empty_like(clip_M)[:, None]
+
+        def clip() -> None:
+            torch.linalg.vector_norm(self.grads_MP, dim=1, keepdim=True, out=norm_M1)
+            scale_M1 = clip_M[:, None] / norm_M1.clamp_min(CLIP_TINY)
+            self.grads_MP.mul_(scale_M1.clamp_max(1.0))
+
+        return [clip]
+
+
+def _bind_affine(
+    x: Tensor | SparseRows, W_Mio: Tensor, b_Mo: Tensor, z_MBo: Tensor
+) -> list[Op]:
+    if isinstance(x, SparseRows):
+        return [x.bind_times(W_Mio, z_MBo), add_row(z_MBo, b_Mo)]
+    return affine(x, W_Mio, b_Mo, z_MBo)
+
+
+def _bind_weight_gradient(x: Tensor | SparseRows, delta_MBo: Tensor, gW_Mio: Tensor) -> list[Op]:
+    if isinstance(x, SparseRows):
+        return [x.bind_transposed_times(delta_MBo, gW_Mio)]
+    return [matmul(x.mT, delta_MBo, gW_Mio)]

@@ -1,0 +1,233 @@
+"""Update rules for a stack: a few in-place operations on flat buffers, every number per model.
+
+Models that share every number of a step (rate, betas, step count) and lie side by side are updated
+by one call on a slice of the flat buffers; a model that takes no part in a step is in no slice, so
+it is frozen without a mask. Epsilon is scikit-learn's, outside the bias correction; torch's fused
+kernel adds it inside, so it gets eps / sqrt(1 - beta_2^t) (equal to rounding).
+
+References
+----------
+SGD with momentum: Polyak (1964), Nesterov (1983), in the form of Sutskever et al. (2013).
+Adam: Kingma and Ba (2015), algorithm 1. AdamW: Loshchilov and Hutter (2019), algorithm 2.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_resid.engine.network import StackedNetwork
+from sknn_resid.engine.spec import OptimizerKind, OptimizerSpec
+
+
+_ALL = slice(0, None)
+
+
+@dataclass(frozen=True, eq=False)
+class OptimizerState:
+    """What one model's optimizer needs to go on: plain numbers and flat arrays.
+
+    Attributes
+    ----------
+    kind : OptimizerKind
+    learning_rate : float
+        Current rate, as the schedule left it.
+    steps : int
+        Updates made so far.
+    moments : tuple of ndarray of shape (P,)
+        (velocity,) for SGD, (first, second) for Adam.
+    """
+
+    kind: OptimizerKind
+    learning_rate: float
+    steps: int
+    moments: tuple[np.ndarray, ...]
+
+
+class StackOptimizer(ABC):
+    """Updates the parameters of a stack in place.
+
+    Parameters
+    ----------
+    network : StackedNetwork
+    specs : sequence of OptimizerSpec
+        One per model, all of one kind.
+    decays : sequence of float
+        Decoupled weight decay of each model (AdamW only).
+    states : sequence of (OptimizerState or None)
+        Where each model goes on from.
+    """
+
+    n_moments: int
+
+    def __init__(
+        self,
+        network: StackedNetwork,
+        specs: Sequence[OptimizerSpec],
+        decays: Sequence[float],
+        states: Sequence[OptimizerState | None],
+    ) -> None:
+        self.specs = list(specs)
+        self.decays = list(decays)
+        self._params, self._grads = network.params_MP, network.grads_MP
+        self._n_weights = network.layout.n_weights
+        self.moments = [torch.zeros_like(self._params) for _ in range(self.n_moments)]
+        self.steps = [0] * len(self.specs)
+        for m, state in enumerate(states):
+            if state is not None and len(state.moments) == self.n_moments:
+                self.steps[m] = state.steps
+                for buffer, moment in zip(self.moments, state.moments, strict=True):
+                    buffer[m] = torch.from_numpy(moment)
+
+    def export(self, model: int, learning_rate: float) -> OptimizerState:
+        """The state of one model, copied to host memory."""
+        moments = tuple(buffer[model].cpu().numpy().copy() for buffer in self.moments)
+        kind = self.specs[model].kind
+        return OptimizerState(kind, learning_rate, self.steps[model], moments)
+
+    def step(self, rates: Sequence[float], active: Sequence[bool] | None) -> None:
+        """One update.
+
+        Parameters
+        ----------
+        rates : sequence of float
+            Learning rate of each model at this step.
+        active : sequence of bool or None
+            Which models take part; None for all.
+        """
+        if len(self.specs) == 1:  # the common case, without the search for neighbours
+            if active is None or active[0]:
+                self.steps[0] += 1
+                self._update(_ALL, self.specs[0], self.decays[0], rates[0], self.steps[0])
+            return
+        for rows in self._slices(rates, active):
+            m = rows.start
+            t = self.steps[m] + 1
+            self._update(rows, self.specs[m], self.decays[m], rates[m], t)
+            for k in range(rows.start, rows.stop):
+                self.steps[k] = t
+
+    def _slices(self, rates: Sequence[float], active: Sequence[bool] | None) -> Iterator[slice]:
+        """Runs of neighbours that share every number of this step."""
+        start, key = 0, self._step_key(0, rates, active)
+        for m in range(1, len(self.specs) + 1):
+            following = self._step_key(m, rates, active) if m < len(self.specs) else None
+            if following != key or key is None:
+                if key is not None:
+                    yield slice(start, m)
+                start, key = m, following
+
+    def _step_key(
+        self, m: int, rates: Sequence[float], active: Sequence[bool] | None
+    ) -> Hashable | None:
+        if active is not None and not active[m]:
+            return None
+        return (rates[m], self.decays[m], self.steps[m], self.specs[m])
+
+    @abstractmethod
+    def _update(
+        self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int
+    ) -> None:
+        """Update the models ``rows``; t counts this step."""
+
+
+class _SGD(StackOptimizer):
+    """v = mu v - rate g; p += v, or with Nesterov momentum p += mu v - rate g."""
+
+    n_moments = 1
+
+    def _update(
+        self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int
+    ) -> None:
+        p, g, v = self._params[rows], self._grads[rows], self.moments[0][rows]
+        v.mul_(spec.momentum).add_(g, alpha=-rate)
+        if spec.nesterov:
+            p.add_(v, alpha=spec.momentum).add_(g, alpha=-rate)
+        else:
+            p.add_(v)
+
+
+class _Adam(StackOptimizer):
+    """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p -= c m / (sqrt v + eps).
+
+    c = rate sqrt(1 - b2^t) / (1 - b1^t). AdamW first shrinks the weights by 1 - rate * decay;
+    biases are not decayed.
+    """
+
+    n_moments = 2
+
+    def __init__(
+        self,
+        network: StackedNetwork,
+        specs: Sequence[OptimizerSpec],
+        decays: Sequence[float],
+        states: Sequence[OptimizerState | None],
+    ) -> None:
+        super().__init__(network, specs, decays, states)
+        # A private kernel of torch, twice as fast as the public operations below on small nets.
+        self._fused = getattr(torch, "_fused_adam_", None)
+        if self._params.device.type not in ("cpu", "cuda"):
+            self._fused = None
+        # The kernel reads the step count from a tensor; on a CPU it is written through numpy, at a
+        # tenth of the cost of a torch call.
+        self._t = torch.zeros((), dtype=torch.float32, device=self._params.device)
+        on_cpu = self._params.device.type == "cpu"
+        self._set_t = self._t.numpy().fill if on_cpu else self._t.fill_
+        self._views: dict[tuple[int, int | None], list[list[Tensor]]] = {}
+
+    def _update(
+        self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int
+    ) -> None:
+        if decay > 0:
+            self._params[rows, : self._n_weights].mul_(1 - rate * decay)
+        root = math.sqrt(1 - spec.beta_2**t)
+        p, g, m, v = self._slice_views(rows)
+        if self._fused is not None:
+            self._set_t(t)
+            self._fused(
+                p,
+                g,
+                m,
+                v,
+                [],
+                [self._t],
+                lr=rate,
+                beta1=spec.beta_1,
+                beta2=spec.beta_2,
+                weight_decay=0.0,
+                eps=spec.epsilon / root,
+                amsgrad=False,
+                maximize=False,
+            )
+            return
+        m[0].lerp_(g[0], 1 - spec.beta_1)
+        v[0].mul_(spec.beta_2).addcmul_(g[0], g[0], value=1 - spec.beta_2)
+        step = rate * root / (1 - spec.beta_1**t)
+        p[0].addcdiv_(m[0], v[0].sqrt().add_(spec.epsilon), value=-step)
+
+    def _slice_views(self, rows: slice) -> list[list[Tensor]]:
+        key = (rows.start, rows.stop)
+        if key not in self._views:
+            buffers = [self._params, self._grads, *self.moments]
+            self._views[key] = [[buffer[rows]] for buffer in buffers]
+        return self._views[key]
+
+
+def make_optimizer(
+    network: StackedNetwork,
+    specs: Sequence[OptimizerSpec],
+    decays: Sequence[float],
+    states: Sequence[OptimizerState | None],
+) -> StackOptimizer:
+    """The update rule that the specs name (one kind for the whole stack)."""
+    if specs[0].kind is OptimizerKind.SGD:
+        return _SGD(network, specs, decays, states)
+    if specs[0].kind is OptimizerKind.ADAMW:
+        return _Adam(network, specs, decays, states)
+    return _Adam(network, specs, [0.0] * len(specs), states)

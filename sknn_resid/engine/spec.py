@@ -1,0 +1,139 @@
+"""What is to be trained and how: frozen values, no behaviour, nothing of scikit-learn.
+
+The fields of `NetworkSpec` and the structural fields of `TrainSpec` decide which jobs can share one
+stack (`stack_key`); all other numbers may differ from model to model within it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+
+from sknn_resid.engine.activations import Activation
+from sknn_resid.engine.losses import Loss
+from sknn_resid.engine.schedules import Schedule
+
+
+class OptimizerKind(Enum):
+    """Which update rule; the formulas stand in `optimizers`."""
+
+    SGD = "sgd"
+    ADAM = "adam"
+    ADAMW = "adamw"
+    LBFGS = "lbfgs"
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Structure of a dense network.
+
+    Attributes
+    ----------
+    layer_sizes : tuple of int
+        n_features, hidden widths, n_outputs: at least two numbers.
+    activations : tuple of Activation
+        One per hidden layer: ``len(layer_sizes) - 2`` of them.
+    loss : Loss
+    dtype : torch.dtype
+        Of the master weights, the loss and the optimizer: float32 or float64.
+    product_dtype : torch.dtype
+        Of the matrix products: ``dtype``, or bfloat16 with float32 master weights.
+    """
+
+    layer_sizes: tuple[int, ...]
+    activations: tuple[Activation, ...]
+    loss: Loss
+    dtype: torch.dtype
+    product_dtype: torch.dtype
+
+    @property
+    def n_outputs(self) -> int:
+        return self.layer_sizes[-1]
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """An update rule and its numbers.
+
+    Attributes
+    ----------
+    kind : OptimizerKind
+    learning_rate : float
+        Before any schedule.
+    momentum, nesterov : float, bool
+        For SGD.
+    beta_1, beta_2, epsilon : float
+        For Adam and AdamW. Epsilon is scikit-learn's: not bias-corrected.
+    """
+
+    kind: OptimizerKind
+    learning_rate: float
+    momentum: float = 0.9
+    nesterov: bool = True
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How one network is trained.
+
+    Attributes
+    ----------
+    optimizer : OptimizerSpec
+    schedule : Schedule
+    penalty : float
+        L2 penalty alpha: 1/2 alpha |W|^2 / (sum of weights of the batch) is added to the objective;
+        biases are free. With AdamW it is decoupled from the gradient.
+    batch_size : int
+        At most the number of rows.
+    max_epochs : int
+    tolerance : float
+    patience : float
+        Epochs in a row without improvement by ``tolerance`` that are let pass; may be infinite.
+    watch_validation : bool
+        Early stopping on the validation score instead of the training loss, best weights kept.
+    stop_on_plateau : bool
+        False only counts (scikit-learn's ``partial_fit``).
+    shuffle : bool
+    dropout : float
+        Probability that a hidden unit is dropped.
+    clip_norm : float or None
+        Largest norm of a model's whole gradient.
+    label_smoothing : float
+    max_seconds : float or None
+        No epoch starts later than this.
+    max_evaluations : int
+        For L-BFGS.
+    """
+
+    optimizer: OptimizerSpec
+    schedule: Schedule
+    penalty: float
+    batch_size: int
+    max_epochs: int
+    tolerance: float
+    patience: float
+    watch_validation: bool = False
+    stop_on_plateau: bool = True
+    shuffle: bool = True
+    dropout: float = 0.0
+    clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    max_seconds: float | None = None
+    max_evaluations: int = 15000
+
+
+def stack_key(network: NetworkSpec, train: TrainSpec) -> tuple[object, ...]:
+    """What two jobs must share to be trained in one stack."""
+    return (
+        network,
+        train.optimizer.kind,
+        train.optimizer.nesterov,
+        train.batch_size,
+        train.dropout > 0,
+        train.clip_norm is not None,
+    )

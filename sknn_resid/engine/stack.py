@@ -1,0 +1,302 @@
+"""A stack at work: the memory, the bound steps and the optimizer of M jobs, one epoch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from sknn_resid.engine.data import RowOrder
+from sknn_resid.engine.job import TrainJob
+from sknn_resid.engine.kernels import Op
+from sknn_resid.engine.network import StackedNetwork
+from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
+from sknn_resid.engine.slots import (
+    SegmentViews,
+    SlotBank,
+    gather_rows,
+    max_rows_per_batch,
+    slots_per_segment,
+)
+from sknn_resid.engine.spec import OptimizerKind
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One job on its way through stacks: what must survive a compaction."""
+
+    job: TrainJob
+    order: RowOrder
+    generator: torch.Generator
+    params_P: Tensor
+    optimizer: OptimizerState | None
+
+
+def new_member(job: TrainJob) -> Member:
+    """A job at its start."""
+    generator = torch.Generator(device=job.device)
+    if job.dropout_seed is not None:
+        generator.manual_seed(job.dropout_seed)
+    params_P = torch.from_numpy(job.params).to(device=job.device, dtype=job.network.dtype)
+    order = RowOrder(job.data, job.rng, job.train.shuffle)
+    return Member(job, order, generator, params_P, job.resume.optimizer)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A run of batches that is gathered at once."""
+
+    bank: SlotBank
+    views: SegmentViews
+    programs: list[list[Op]]
+    batches: slice
+
+    @property
+    def n_batches(self) -> int:
+        return self.batches.stop - self.batches.start
+
+
+class Stack:
+    """M jobs of one structure, trained together.
+
+    Each job sees the batches it would see alone; where its rows end earlier than another's, it is
+    padded with rows of weight 0 and takes no step.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = list(members)
+        jobs = [member.job for member in members]
+        self._jobs = jobs
+        first = jobs[0]
+        self.batch = max(min(job.train.batch_size, job.data.n_rows) for job in jobs)
+        self.network = StackedNetwork(
+            first.network,
+            torch.stack([member.params_P for member in members]),
+            self.batch,
+            [job.train.dropout for job in jobs],
+            [member.generator for member in members],
+        )
+        self.params_M = list(self.network.params_MP)  # one view a model
+        self._n_rows = np.array([job.data.n_rows for job in jobs])
+        self._n_batches, self._tail = max_rows_per_batch(list(self._n_rows), self.batch)
+        self._weighted = any(job.data.weight is not None for job in jobs)
+        self._even = not self._weighted and len(set(self._n_rows)) == 1
+        adamw = first.train.optimizer.kind is OptimizerKind.ADAMW
+        self._penalty_M = np.array([0.0 if adamw else job.train.penalty for job in jobs])
+        self.optimizer = make_optimizer(
+            self.network,
+            [job.train.optimizer for job in jobs],
+            [job.train.penalty for job in jobs],
+            [member.optimizer for member in members],
+        )
+        self._penalised = bool((self._penalty_M > 0).any())
+        self._smoothing_M = None
+        if any(job.train.label_smoothing > 0 for job in jobs):
+            self._smoothing_M = torch.tensor(
+                [job.train.label_smoothing for job in jobs], dtype=first.network.dtype
+            ).to(first.device)
+        self._targets = [self._target_tensor(job) for job in jobs]
+        self._scale = first.network.loss.reported_scale(first.network.n_outputs)
+        per_batch = (len(jobs), self._n_batches)
+        self._value_Mb, self._square_Mb = np.zeros(per_batch), np.zeros(per_batch)
+        self._value_factor_Mb, self._square_factor_Mb = np.zeros(per_batch), np.zeros(per_batch)
+        self._live_Mb = np.ones(per_batch, dtype=bool)
+        self._segments = self._make_segments()
+        self._loaded = False
+
+    def _target_tensor(self, job: TrainJob) -> Tensor:
+        dtype = torch.int64 if job.network.loss.codes else job.network.dtype
+        return torch.as_tensor(job.data.y, dtype=dtype).to(job.device)
+
+    # -- memory ------------------------------------------------------------------------------
+
+    def _make_bank(self, n_slots: int, batch: int) -> SlotBank:
+        job = self._jobs[0]
+        return SlotBank(
+            len(self._jobs),
+            n_slots,
+            batch,
+            job.data.n_features,
+            job.network.n_outputs,
+            job.data.y.shape[1],
+            codes=job.network.loss.codes,
+            dtype=job.network.dtype,
+            product_dtype=job.network.product_dtype,
+            device=job.device,
+            sparse=scipy.sparse.issparse(job.data.X) and job.device.type == "cpu",
+        )
+
+    def _make_segments(self) -> list[_Segment]:
+        n_full = self._n_batches if self._tail == self.batch else self._n_batches - 1
+        segments: list[_Segment] = []
+        if n_full:
+            job = self._jobs[0]
+            itemsize = job.network.product_dtype.itemsize
+            batch_bytes = len(self._jobs) * self.batch * job.data.n_features * itemsize
+            bank = self._make_bank(slots_per_segment(batch_bytes, n_full), self.batch)
+            programs = [self._bind(bank, g) for g in range(bank.n_slots)]
+            for first in range(0, n_full, bank.n_slots):
+                used = min(bank.n_slots, n_full - first)
+                segments.append(_Segment(bank, bank.used(used), programs[:used], slice(first, first + used)))
+        if n_full < self._n_batches:
+            bank = self._make_bank(1, self._tail)
+            last = slice(n_full, n_full + 1)
+            segments.append(_Segment(bank, bank.used(1), [self._bind(bank, 0)], last))
+        if self._even:
+            for segment in segments:
+                self._load_even_weights(segment)
+        return segments
+
+    def _bind(self, bank: SlotBank, g: int) -> list[Op]:
+        slot = bank.slots[g]
+        program = self.network.bind(slot, penalised=self._penalised)
+        if self._penalised:
+            program.insert(0, self.network.bind_penalty(slot.square_M))
+        if self._jobs[0].train.clip_norm is not None:
+            clip_M = torch.tensor(
+                [job.train.clip_norm for job in self._jobs], dtype=self._jobs[0].network.dtype
+            ).to(self._jobs[0].device)
+            program += self.network.bind_clipping(clip_M)
+        return program
+
+    # -- one epoch ---------------------------------------------------------------------------
+
+    def steps_per_epoch(self) -> np.ndarray:
+        """Number of batches of each model."""
+        return -(-self._n_rows // self.batch)
+
+    def run_epoch(
+        self,
+        rates_M: Sequence[float],
+        factors_M: Sequence[np.ndarray | None],
+        running: Sequence[int],
+    ) -> np.ndarray:
+        """Train every model for one epoch.
+
+        Parameters
+        ----------
+        rates_M : sequence of float
+            Learning rate of each model.
+        factors_M : sequence of (ndarray or None)
+            Factor of the rate at each step of each model; None for 1.
+        running : sequence of int
+            The models whose results still count. The others' steps go on unseen, but they draw
+            no more random numbers.
+
+        Returns
+        -------
+        ndarray of shape (M,)
+            Reported loss of the epoch: the mean over rows, plus the penalty.
+        """
+        for m in running:
+            if self._n_batches > 1 or self.members[m].job.rng_is_shared:
+                self.members[m].order.next_epoch()
+        plain = all(factors is None for factors in factors_M)
+        step = self.optimizer.step
+        for segment in self._segments:
+            self._load(segment)
+            active = None if self._even else self._live_Mb[:, segment.batches].T.tolist()
+            for g, program in enumerate(segment.programs):
+                for op in program:
+                    op()
+                rates = rates_M
+                if not plain:
+                    rates = _scaled(rates_M, factors_M, segment.batches.start + g)
+                step(rates, None if active is None else active[g])
+            self._note_values(segment)
+        return self._epoch_loss()
+
+    def _load(self, segment: _Segment) -> None:
+        if self._loaded and self._n_batches == 1:
+            return  # the one batch holds every row: their order does not matter
+        views = segment.views
+        first = segment.batches.start * self.batch
+        stop = first + segment.n_batches * segment.bank.batch
+        for m, member in enumerate(self.members):
+            rows = member.order.rows(min(first, self._n_rows[m]), min(stop, self._n_rows[m]))
+            n = len(rows)
+            gather_rows(self._targets[m], rows, views.y_M[m][:n])
+            if views.X_M:
+                gather_rows(member.job.data.X, rows, views.X_M[m][:n])
+            else:
+                segment.bank.load_sparse(m, member.job.data.X, rows)
+        if not self._even:
+            self._load_weights(segment, first, stop)
+        loss = self._jobs[0].network.loss
+        loss.load_targets(views.T_MGKB, views.y_MGBT, views.r_MG1B, self._smoothing_M)
+        self._loaded = True
+
+    def _load_even_weights(self, segment: _Segment) -> None:
+        """Every row counts 1 / B, for good."""
+        bank = segment.bank
+        bank.r_MG1B.fill_(1.0 / bank.batch)
+        decay_M1 = torch.as_tensor(self._penalty_M / bank.batch)[:, None]
+        bank.decay_MG.copy_(decay_M1.expand_as(bank.decay_MG))
+        share_M1 = bank.batch / self._n_rows[:, None]
+        self._set_factors(segment.batches, share_M1, self._penalty_M[:, None] / bank.batch)
+
+    def _load_weights(self, segment: _Segment, first: int, stop: int) -> None:
+        bank, used, M = segment.bank, segment.n_batches, len(self._jobs)
+        w_MGB = np.zeros((M, used, bank.batch))
+        flat = w_MGB.reshape(M, -1)
+        for m, member in enumerate(self.members):
+            begin, end = min(first, self._n_rows[m]), min(stop, self._n_rows[m])
+            weights = member.order.weights(begin, end)
+            flat[m, : end - begin] = 1.0 if weights is None else weights
+        S_MG = w_MGB.sum(2)
+        live = S_MG > 0
+        inverse = np.divide(1.0, S_MG, out=np.zeros_like(S_MG), where=live)
+        decay_MG = self._penalty_M[:, None] * inverse
+        segment.views.r_MG1B[:, :, 0].copy_(torch.from_numpy(w_MGB * inverse[:, :, None]))
+        bank.decay_MG[:, :used].copy_(torch.from_numpy(decay_MG))
+        starts = first + bank.batch * np.arange(used)
+        rows_MG = np.clip(self._n_rows[:, None] - starts, 0, bank.batch)
+        self._live_Mb[:, segment.batches] = live
+        share_MG = np.where(live, rows_MG / self._n_rows[:, None], 0.0)
+        self._set_factors(segment.batches, share_MG, decay_MG)
+
+    def _note_values(self, segment: _Segment) -> None:
+        """Loss and |W|^2 of each batch of the segment, at the weights before its step."""
+        views, loss = segment.views, self._jobs[0].network.loss
+        value_MG = loss.value(views.Z_MGKB, views.T_MGKB, views.r_MG1B)
+        self._value_Mb[:, segment.batches] = value_MG.cpu().numpy()
+        if self._penalised:
+            self._square_Mb[:, segment.batches] = views.square_GM.T.cpu().numpy()
+
+    def _epoch_loss(self) -> np.ndarray:
+        """Mean over the batches, each weighed by its rows (not by their weights), as scikit-learn."""
+        loss_M = np.vecdot(self._value_Mb, self._value_factor_Mb)
+        if self._penalised:
+            loss_M += np.vecdot(self._square_Mb, self._square_factor_Mb)
+        return loss_M
+
+    def _set_factors(self, batches: slice, share: np.ndarray, decay: np.ndarray) -> None:
+        """Factors of a batch's data term and of its |W|^2 in the loss of the epoch.
+
+        ``share`` is rows of the batch / rows of the job, ``decay`` alpha / S.
+        """
+        self._value_factor_Mb[:, batches] = share * self._scale
+        self._square_factor_Mb[:, batches] = 0.5 * decay * share
+
+    # -- leaving -----------------------------------------------------------------------------
+
+    def member(self, m: int, learning_rate: float) -> Member:
+        """Model m as it is now, ready for another stack."""
+        old = self.members[m]
+        params_P = self.network.params_MP[m].clone()
+        state = self.optimizer.export(m, learning_rate)
+        return Member(old.job, old.order, old.generator, params_P, state)
+
+
+def _scaled(
+    rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None], k: int
+) -> list[float]:
+    """Learning rates at step k of the epoch."""
+    return [
+        rate if factors is None else rate * float(factors[min(k, len(factors) - 1)])
+        for rate, factors in zip(rates_M, factors_M, strict=True)
+    ]
