@@ -55,15 +55,15 @@ class FittedNetwork:
         """Activations of the last hidden layer, shape (n, H); X itself without hidden layers."""
         return self._run(X, device, len(self.coefs) - 1, linked=False)
 
-    def outputs_on_device(self, X: Tensor, *, hidden: bool = False) -> Tensor:
-        """As `outputs` (or `hidden`) for a tensor, staying on its device."""
+    def run_on_device(self, X: Tensor, *, hidden: bool = False, linked: bool = True) -> Tensor:
+        """As `outputs`, `logits` or `hidden` for a tensor, staying on its device."""
         n_layers = len(self.coefs) - hidden
         layers = self._layers(n_layers, X.dtype, X.device)
         width = self.coefs[n_layers - 1].shape[1] if n_layers else X.shape[1]
         out = X.new_empty((X.shape[0], width))
         for rows in row_chunks(X.shape[0], self._chunk(X.element_size())):
             z = forward(X[rows], layers, self.activations)
-            out[rows] = z if hidden else self.loss.link_(z)
+            out[rows] = self.loss.link_(z) if linked and not hidden else z
         return out
 
     def _chunk(self, itemsize: int) -> int:

@@ -55,8 +55,10 @@ class EpochView:
     validation_score, validation_loss : float or None
     learning_rate : float
         Rate the epoch was run with (before per-step factors).
-    message : str or None
-        Set when progress has stopped: "stop", or the new learning rate.
+    reason : StopReason or None
+        Set if training ends with this epoch anyway.
+    lowered_rate : float or None
+        The new learning rate, where a plateau lowered it.
     weights : callable
         Gives (coefs, intercepts) as fresh copies, in scikit-learn's shapes.
     """
@@ -66,6 +68,27 @@ class EpochView:
     validation_score: float | None
     validation_loss: float | None
     learning_rate: float
+    reason: StopReason | None
+    lowered_rate: float | None
+    weights: Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class ValidationView:
+    """What a validation score is computed from.
+
+    Attributes
+    ----------
+    logits : ndarray of shape (n, K)
+        Raw outputs of the validation rows; finite.
+    loss : float
+        Validation loss as reported.
+    weights : callable
+        Gives (coefs, intercepts) as fresh copies.
+    """
+
+    logits: np.ndarray
+    loss: float
     weights: Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]
 
 
@@ -86,7 +109,7 @@ class Progress:
     rows_seen: int = 0
     n_epochs: int = 0
     reason: StopReason | None = None
-    plateau_rates: list[float] = field(default_factory=list)
+    lowered_rate: float | None = None
 
     def __post_init__(self) -> None:
         self.best_loss = self.resume.best_loss
@@ -96,6 +119,7 @@ class Progress:
         self._best = self.params_P.clone()
         self._spare = self.params_P.clone()
         self._lowest = math.inf
+        self._n_kept = 0
 
     def record_loss(self, loss: float, n_rows: int, params_P: Tensor) -> bool:
         """Note an epoch's loss; False if it is not finite (then nothing else is kept)."""
@@ -136,19 +160,27 @@ class Progress:
         # (the loss shows it one epoch later); the one before it does not.
         self._best, self._spare = self._spare, self._best
         self._best.copy_(params_P)
+        self._n_kept += 1
+
+    def _best_is_finite(self) -> bool:
+        return bool(self._best.isfinite().all())
 
     def best_params(self) -> Tensor:
         """The best weights so far that are finite; the initial ones where there is none."""
-        return self._best if bool(self._best.isfinite().all()) else self._spare
+        return self._best if self._best_is_finite() else self._spare
+
+    def has_finite_epoch(self) -> bool:
+        """Whether `best_params` come from an epoch of this call."""
+        return self._n_kept >= (1 if self._best_is_finite() else 2)
 
     def end_epoch(self, learning_rate: float) -> None:
         """Schedule and stopping, in scikit-learn's order."""
+        self.lowered_rate = None
         self.rate = self.spec.schedule.after_epoch(self.rate, learning_rate, self.rows_seen)
         if self.no_improvement > self.spec.patience:
             lower = self.spec.schedule.on_plateau(self.rate)
             if lower is not None:
-                self.rate = lower
-                self.plateau_rates.append(lower)
+                self.rate = self.lowered_rate = lower
                 self.no_improvement = 0
             elif self.spec.stop_on_plateau:
                 self.reason = StopReason.PLATEAU

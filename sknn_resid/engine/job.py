@@ -10,7 +10,7 @@ import scipy.optimize
 import torch
 
 from sknn_resid.engine.data import TrainingData, ValidationData
-from sknn_resid.engine.history import EpochView, Resume, StopReason
+from sknn_resid.engine.history import EpochView, Resume, StopReason, ValidationView
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import NetworkSpec, TrainSpec
 
@@ -37,7 +37,7 @@ class TrainJob:
         Seed of the job's own dropout generator.
     validation : ValidationData or None
     score : callable or None
-        ``score(raw_outputs, weights) -> float`` judges the validation part after each epoch.
+        ``score(view) -> float`` judges the validation part after each epoch; more is better.
     on_epoch : callable or None
         ``on_epoch(view) -> bool``: True stops this model.
     resume : Resume
@@ -52,7 +52,7 @@ class TrainJob:
     rng_is_shared: bool = False
     dropout_seed: int | None = None
     validation: ValidationData | None = None
-    score: Callable[[np.ndarray, EpochWeights], float] | None = None
+    score: Callable[[ValidationView], float] | None = None
     on_epoch: Callable[[EpochView], bool] | None = None
     resume: Resume = field(default_factory=Resume)
     device: torch.device = torch.device("cpu")
@@ -75,6 +75,8 @@ class TrainResult:
         Over all calls that were resumed.
     n_epochs, rows_seen, no_improvement : int
     reason : StopReason
+    has_finite_epoch : bool
+        False if not one epoch ended with a finite loss and finite weights.
     optimizer : OptimizerState or None
     minimizer : OptimizeResult or None
         scipy's own result, for L-BFGS.
@@ -91,6 +93,6 @@ class TrainResult:
     rows_seen: int
     no_improvement: int
     reason: StopReason
-    plateau_rates: list[float] = field(default_factory=list)
+    has_finite_epoch: bool = True
     optimizer: OptimizerState | None = None
     minimizer: scipy.optimize.OptimizeResult | None = None

@@ -18,12 +18,12 @@ import scipy.sparse
 import torch
 
 from sknn_resid.engine.data import row_chunks
-from sknn_resid.engine.history import EpochView, Progress, StopReason
+from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.network import Layout, StackedNetwork
 from sknn_resid.engine.slots import SlotBank, gather_rows
-from sknn_resid.engine.validation import validation_logits, validation_loss
+from sknn_resid.engine.validation import epoch_view, judge
 
 CHUNK_ROWS = 8192  # rows per pass: bounds the memory of the activations
 
@@ -125,37 +125,24 @@ class _Watcher:
         self.x, self.loss = intermediate_result.x.copy(), float(intermediate_result.fun)
         progress.n_epochs += 1
         if job.validation is not None:
-            self._validate()
-        if job.on_epoch is not None:
-            scores, losses = progress.validation_scores, progress.validation_losses
-            view = EpochView(
-                epoch=progress.n_epochs,
-                loss=self.loss,
-                validation_score=scores[-1] if scores else None,
-                validation_loss=losses[-1] if losses else None,
-                learning_rate=math.nan,
-                weights=self._weights,
-            )
-            if job.on_epoch(view):
-                progress.reason = StopReason.CALLBACK
-                raise StopIteration
+            score, loss = judge(job, torch.from_numpy(self.x), self._weights)
+            progress.validation_scores.append(score)
+            progress.validation_losses.append(loss)
+            progress.best_score = max(progress.best_score, score)
         limit = job.train.max_seconds
         if limit is not None and time.monotonic() - self._started >= limit:
             progress.reason = StopReason.MAX_TIME
+        elif progress.n_epochs >= job.train.max_epochs:
+            progress.reason = StopReason.MAX_EPOCHS
+        if job.on_epoch is not None:
+            view = epoch_view(progress, self.loss, math.nan, self._weights)
+            if job.on_epoch(view) and progress.reason is None:
+                progress.reason = StopReason.CALLBACK
+        if progress.reason in (StopReason.MAX_TIME, StopReason.CALLBACK):
             raise StopIteration
 
     def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         return Layout(self.job.network.layer_sizes).unpack(self.x.copy())
-
-    def _validate(self) -> None:
-        job, progress = self.job, self.progress
-        logits = validation_logits(job, torch.from_numpy(self.x))
-        score = math.nan
-        if job.score is not None and np.isfinite(logits).all():
-            score = float(job.score(logits, self._weights))
-        progress.validation_scores.append(score)
-        progress.validation_losses.append(validation_loss(job, logits))
-        progress.best_score = max(progress.best_score, score)
 
 
 def minimise(job: TrainJob) -> TrainResult:
@@ -201,5 +188,6 @@ def minimise(job: TrainJob) -> TrainResult:
         rows_seen=job.resume.rows_seen,
         no_improvement=0,
         reason=progress.reason,
+        has_finite_epoch=progress.reason is not StopReason.DIVERGED,
         minimizer=minimizer,
     )

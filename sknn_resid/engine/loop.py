@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from sknn_resid.engine.history import EpochView, Progress, StopReason
+from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import EpochWeights, TrainJob, TrainResult
 from sknn_resid.engine.network import Layout
 from sknn_resid.engine.stack import Member, Stack, new_member
-from sknn_resid.engine.validation import validation_logits, validation_loss
+from sknn_resid.engine.validation import epoch_view, judge
 
 
 class _Run:
@@ -58,7 +58,7 @@ class _Run:
             rows_seen=progress.rows_seen,
             no_improvement=progress.no_improvement,
             reason=progress.reason,
-            plateau_rates=progress.plateau_rates,
+            has_finite_epoch=progress.has_finite_epoch(),
             optimizer=member.optimizer,
         )
 
@@ -109,30 +109,18 @@ def _end_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> 
     finite = progress.record_loss(loss, job.data.n_rows, params_P)
     weights = _weights_of(job, params_P)
     if job.validation is not None:
-        logits = validation_logits(job, params_P)
-        score = math.nan
-        if job.score is not None and np.isfinite(logits).all():
-            score = float(job.score(logits, weights))
-        progress.record_score(score, validation_loss(job, logits), params_P)
+        progress.record_score(*judge(job, params_P, weights), params_P)
     if finite:
         progress.end_epoch(job.train.optimizer.learning_rate)
     else:
         progress.reason = StopReason.DIVERGED
+    limit = job.train.max_seconds
+    if progress.reason is None and limit is not None and seconds >= limit:
+        progress.reason = StopReason.MAX_TIME
     if job.on_epoch is not None:
-        scores, losses = progress.validation_scores, progress.validation_losses
-        view = EpochView(
-            epoch=progress.n_epochs,
-            loss=loss,
-            validation_score=scores[-1] if scores else None,
-            validation_loss=losses[-1] if losses else None,
-            learning_rate=rate,
-            weights=weights,
-        )
+        view = epoch_view(progress, loss, rate, weights)
         if job.on_epoch(view) and progress.reason is None:
             progress.reason = StopReason.CALLBACK
-    if progress.reason is None and job.train.max_seconds is not None:
-        if seconds >= job.train.max_seconds:
-            progress.reason = StopReason.MAX_TIME
     if progress.reason is None:
         return
     if progress.reason is not StopReason.DIVERGED and not bool(params_P.isfinite().all()):

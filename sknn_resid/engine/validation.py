@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from sknn_resid.engine.fitted import FittedNetwork
-from sknn_resid.engine.job import TrainJob
+from sknn_resid.engine.history import EpochView, Progress, ValidationView
+from sknn_resid.engine.job import EpochWeights, TrainJob
 from sknn_resid.engine.network import Layout
 
 
-def validation_logits(job: TrainJob, params_P: Tensor) -> np.ndarray:
-    """Raw outputs (n, K) of the validation rows under these parameters."""
+def judge(job: TrainJob, params_P: Tensor, weights: EpochWeights) -> tuple[float, float]:
+    """Validation score (not a number where an output is not finite) and validation loss."""
     assert job.validation is not None
     coefs, intercepts = Layout(job.network.layer_sizes).unpack(params_P.cpu().numpy())
     network = FittedNetwork(coefs, intercepts, job.network.activations, job.network.loss)
-    return network.logits(job.validation.X, job.device)
+    logits = network.logits(job.validation.X, job.device)
+    loss = _validation_loss(job, logits)
+    score = math.nan
+    if job.score is not None and np.isfinite(logits).all():
+        score = float(job.score(ValidationView(logits, loss, weights)))
+    return score, loss
 
 
-def validation_loss(job: TrainJob, logits_NK: np.ndarray) -> float:
+def epoch_view(
+    progress: Progress, loss: float, learning_rate: float, weights: EpochWeights
+) -> EpochView:
+    """What callbacks see of an epoch that has just ended."""
+    scores, losses = progress.validation_scores, progress.validation_losses
+    return EpochView(
+        epoch=progress.n_epochs,
+        loss=loss,
+        validation_score=scores[-1] if scores else None,
+        validation_loss=losses[-1] if losses else None,
+        learning_rate=learning_rate,
+        reason=progress.reason,
+        lowered_rate=progress.lowered_rate,
+        weights=weights,
+    )
+
+
+def _validation_loss(job: TrainJob, logits_NK: np.ndarray) -> float:
     """Data term of the objective on the validation rows, as reported (no penalty)."""
     part, loss = job.validation, job.network.loss
     assert part is not None

@@ -1,0 +1,499 @@
+"""What both MLP estimators share: validate, describe, run, adopt, predict. No loop, no formula."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+
+from sknn_resid._device import resolve_device
+from sknn_resid._sklearn_compat import (
+    CallbackSupportMixin,
+    Interval,
+    Options,
+    StrOptions,
+    check_same_namespace,
+    check_y,
+    safe_indexing,
+    validate_data,
+)
+from sknn_resid._validation import check_validation_arguments, check_weights, hidden_widths
+from sknn_resid.engine.data import Features, TrainingData, ValidationData
+from sknn_resid.engine.fitted import FittedNetwork
+from sknn_resid.engine.history import EpochView, Resume, StopReason
+from sknn_resid.engine.job import TrainJob
+from sknn_resid.engine.losses import Loss
+from sknn_resid.engine.network import Layout
+from sknn_resid.engine.runner import run_jobs
+from sknn_resid.engine.spec import NetworkSpec
+from sknn_resid.neural_network._adopt import (
+    adopt,
+    check_same_shape,
+    forget,
+    resume_from,
+    warn_of,
+    warn_of_batch_size,
+)
+from sknn_resid.neural_network._arrays import Home, home_of
+from sknn_resid.neural_network._holdout import Holdout, split_rows
+from sknn_resid.neural_network._interrupt import inside_many_fits
+from sknn_resid.neural_network._monitor import (
+    CallbackBridge,
+    Score,
+    negative_loss,
+    print_epoch,
+    user_scorer,
+)
+from sknn_resid.neural_network._persistence import Persistent
+from sknn_resid.neural_network._params import (
+    ACTIVATIONS,
+    activation_layers,
+    initial_weights,
+    train_spec,
+    working_dtypes,
+)
+
+_NUMPY = Home(None, None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A validated training call: first in the engine's form, then as the user gave it."""
+
+    X: Features
+    y: np.ndarray
+    weight: np.ndarray | None
+    holdout: Holdout | None
+    X_user: Any
+    y_user: Any
+    weight_user: Any
+    X_val_user: Any
+    y_val_user: Any
+
+
+class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, BaseEstimator, ABC):
+    """Parameters, training and raw prediction of a multi-layer perceptron."""
+
+    _y_numeric: ClassVar[bool]
+    _stratify: ClassVar[bool] = False
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS)), tuple, list],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam", "adamw"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [
+            StrOptions({"constant", "invscaling", "adaptive", "cosine", "one_cycle"})
+        ],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [
+            Interval(Integral, 1, None, closed="left"),
+            Options(Real, {np.inf}),
+        ],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "device": [str],
+        "dtype": [StrOptions({"float32", "float64", "bfloat16"}), None],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping_metric": [str, callable],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "warmup_fraction": [Interval(Real, 0, 1, closed="both")],
+        "n_layers": [Interval(Integral, 0, None, closed="left"), None],
+        "width": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    # -- what the two estimators say differently ---------------------------------------------
+
+    @abstractmethod
+    def _training_targets(self, y: np.ndarray, *, incremental: bool) -> tuple[np.ndarray, Any]:
+        """Engine targets of y (learning its classes if need be), and y without a needless axis."""
+
+    @abstractmethod
+    def _n_logits(self, y: np.ndarray) -> int:
+        """Width of the output layer for these engine targets."""
+
+    @abstractmethod
+    def _out_activation(self) -> str:
+        """scikit-learn's name of the output activation."""
+
+    @abstractmethod
+    def _validation_targets(self, y: Any, X: Any) -> np.ndarray:
+        """Engine targets of ``y_val``."""
+
+    @abstractmethod
+    def _loss(self) -> Loss:
+        """The engine's loss."""
+
+    @abstractmethod
+    def _score_function(self, y: np.ndarray, weight: np.ndarray | None) -> Score:
+        """scikit-learn's score of this kind of estimator, from raw outputs."""
+
+    def _class_weights(self, y: Any, incremental: bool) -> np.ndarray | None:
+        """Weight of each row from its class."""
+        return None
+
+    def _label_smoothing(self) -> float:
+        return 0.0
+
+    # -- training ----------------------------------------------------------------------------
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+        *,
+        incremental: bool = False,
+    ) -> Any:
+        first_call = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        widths = self._check_parameters()
+        check_validation_arguments(*validation)
+        home = home_of(X)
+        rng = self._random_generator()
+        task = self._validated(
+            X, y, sample_weight, validation, home, first_call=first_call, incremental=incremental
+        )
+        network = self._network_spec(task, widths, home)
+        if first_call:
+            forget(self)
+            dtype = np.float32 if network.dtype == torch.float32 else np.float64
+            weights = initial_weights(rng, network.layer_sizes, self.activation, dtype)
+        else:
+            weights = (list(self.coefs_), list(self.intercepts_))
+            check_same_shape(weights[0], network.layer_sizes)
+        if self.early_stopping and not incremental and task.holdout is None:
+            task = self._with_split(task, rng)
+        bridge = None if incremental else CallbackBridge(self, X, y, sample_weight)
+        resume = Resume() if first_call else resume_from(self, incremental=incremental)
+        job = self._job(task, network, weights, rng, resume, bridge, incremental)
+        if bridge is not None:
+            bridge.begin()
+        (result,) = run_jobs([job])
+        adopt(self, job, result, resumed=not first_call, incremental=incremental)
+        self._namespace_probe = home.probe()
+        if bridge is not None:
+            bridge.end()
+        if result.reason is StopReason.INTERRUPTED and inside_many_fits():
+            raise KeyboardInterrupt
+        warn_of(self, result, incremental=incremental)
+        return self
+
+    def _check_parameters(self) -> tuple[int, ...]:
+        """Rules between parameters; gives the widths of the hidden layers."""
+        widths = hidden_widths(self.hidden_layer_sizes, self.n_layers, self.width)
+        activation_layers(self.activation, len(widths))
+        if self.solver == "lbfgs":
+            for name, off in (("dropout", 0), ("clip_norm", None)):
+                if getattr(self, name) != off:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} needs a stochastic solver, got "
+                        f"solver='lbfgs', whose objective must not change between evaluations. "
+                        f"Use solver='adam', or {name}={off!r}."
+                    )
+        return widths
+
+    def _random_generator(self) -> np.random.RandomState:
+        # None draws one seed from numpy's global state: the only global touch.
+        if self.random_state is None:
+            seed = np.random.mtrand._rand.randint(np.iinfo(np.int32).max)
+            return np.random.RandomState(seed)
+        return check_random_state(self.random_state)
+
+    def _validated(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        validation: tuple[Any, Any, Any],
+        home: Home,
+        *,
+        first_call: bool,
+        incremental: bool,
+    ) -> _Task:
+        y_np, weight_np = home.to_numpy(y, sample_weight)
+        X_ok, y_ok = validate_data(
+            self,
+            X,
+            y_np,
+            accept_sparse=["csr"],
+            multi_output=True,
+            y_numeric=self._y_numeric,
+            dtype=home.float_dtypes,
+            reset=first_call,
+        )
+        targets, y_ok = self._training_targets(y_ok, incremental=incremental)
+        features = home.engine_features(X_ok)
+        weight = check_weights(weight_np, features)
+        by_class = self._class_weights(y_ok, incremental)
+        if by_class is not None:
+            weight = by_class if weight is None else weight * by_class
+        holdout = None
+        X_val, y_val, weight_val = validation
+        if X_val is not None:
+            holdout = self._given_holdout(X_val, y_val, weight_val, home)
+        return _Task(
+            features, targets, weight, holdout, X, y_ok, sample_weight, X_val, y_val
+        )
+
+    def _given_holdout(self, X_val: Any, y_val: Any, weight_val: Any, home: Home) -> Holdout:
+        try:
+            X_ok = validate_data(
+                self, X_val, accept_sparse=["csr"], dtype=home.float_dtypes, reset=False
+            )
+        except ValueError as error:
+            raise ValueError(f"X_val: {error}") from error
+        y_np, weight_np = home.to_numpy(y_val, weight_val)
+        features = home_of(X_val).engine_features(X_ok)
+        targets = self._validation_targets(y_np, features)
+        weight = check_weights(weight_np, features, "sample_weight_val")
+        return Holdout(None, None, features, targets, weight)
+
+    def _with_split(self, task: _Task, rng: np.random.RandomState) -> _Task:
+        """Split off the validation part (L-BFGS has no epochs to stop: no split, as scikit-learn)."""
+        if self.solver == "lbfgs":
+            return task
+        holdout = split_rows(
+            task.X,
+            task.y,
+            task.weight,
+            fraction=float(self.validation_fraction),
+            rng=rng,
+            stratify=self._stratify,
+        )
+        return replace(task, holdout=holdout)
+
+    def _network_spec(self, task: _Task, widths: tuple[int, ...], home: Home) -> NetworkSpec:
+        n_outputs = self._n_logits(task.y)
+        sizes = (int(task.X.shape[1]), *widths, n_outputs)
+        device = self._training_device(task, sizes)
+        data_dtype = _numpy_dtype(task.X)
+        if device.type != "cpu" and home.xp is None:
+            data_dtype = np.dtype(np.float32)
+        own, products = working_dtypes(self.dtype, data_dtype)
+        if device.type == "mps" and own == torch.float64:
+            raise ValueError("dtype: 'float64' does not exist on device 'mps'. Use 'float32'.")
+        self.device_, self.dtype_ = str(device), self.dtype or str(own).removeprefix("torch.")
+        activations = activation_layers(self.activation, len(widths))
+        return NetworkSpec(sizes, activations, self._loss(), own, products)
+
+    def _training_device(self, task: _Task, sizes: tuple[int, ...]) -> torch.device:
+        if isinstance(task.X, torch.Tensor):
+            return task.X.device  # everything follows X
+        batch = 200 if self.batch_size == "auto" else self.batch_size
+        work = min(int(batch), int(task.X.shape[0])) * Layout(sizes).n_weights
+        return resolve_device(self.device, float(work))
+
+    def _job(
+        self,
+        task: _Task,
+        network: NetworkSpec,
+        weights: tuple[list[np.ndarray], list[np.ndarray]],
+        rng: np.random.RandomState,
+        resume: Resume,
+        bridge: CallbackBridge | None,
+        incremental: bool,
+    ) -> TrainJob:
+        holdout = task.holdout
+        watch = bool(self.early_stopping) and not incremental and self.solver != "lbfgs"
+        spec = train_spec(
+            self,
+            one_epoch=incremental,
+            watch_validation=watch and holdout is not None,
+            label_smoothing=self._label_smoothing(),
+        )
+        rows = None if holdout is None else holdout.train_rows
+        weight = task.weight if task.weight is None or rows is None else task.weight[rows]
+        validation = None
+        if holdout is not None:
+            validation = ValidationData(holdout.X, holdout.y, holdout.weight)
+        n_train = int(task.X.shape[0]) if rows is None else len(rows)
+        warn_of_batch_size(self, n_train)
+        return TrainJob(
+            network=network,
+            train=spec,
+            data=TrainingData(task.X, task.y, rows, weight),
+            params=Layout(network.layer_sizes).pack(*weights),
+            rng=rng,
+            rng_is_shared=isinstance(self.random_state, np.random.RandomState),
+            dropout_seed=int(rng.randint(np.iinfo(np.int32).max)) if self.dropout > 0 else None,
+            validation=validation,
+            score=None if holdout is None else self._validation_score(task, holdout),
+            on_epoch=self._epoch_hook(bridge, spec.watch_validation),
+            resume=resume,
+            device=torch.device(self.device_),
+        )
+
+    def _validation_score(self, task: _Task, holdout: Holdout) -> Score:
+        metric = self.early_stopping_metric
+        if metric == "score":
+            return self._score_function(holdout.y, holdout.weight)
+        if metric == "loss":
+            return negative_loss
+        X, y = task.X_val_user, task.y_val_user
+        if X is None:  # split off from the training rows, or all of them
+            X, y = task.X_user, task.y_user
+            if holdout.validation_rows is not None:
+                X = safe_indexing(X, holdout.validation_rows)
+                y = safe_indexing(y, holdout.validation_rows)
+        return user_scorer(self, metric, X, y, holdout.weight)
+
+    def _epoch_hook(self, bridge: CallbackBridge | None, validated: bool) -> Any:
+        listening = bridge is not None and bridge.active
+        if not self.verbose and not listening:
+            return None
+
+        def hook(view: EpochView) -> bool:
+            if self.verbose:
+                print_epoch(view, self, validated=validated)
+            return bridge.end_epoch(view) if listening else False
+
+        return hook
+
+    # -- prediction --------------------------------------------------------------------------
+
+    def _network(self) -> FittedNetwork:
+        """The fitted network, made from the public attributes: what they say is what predicts."""
+        return FittedNetwork(self.coefs_, self.intercepts_, self._fitted_activations, self._fitted_loss)
+
+    def _checked(self, X: Any, method: str) -> tuple[Features, Home]:
+        """X in the engine's form, and where it came from."""
+        check_is_fitted(self, "coefs_")
+        if self._is_plain(X):
+            return X, _NUMPY
+        if get_config()["array_api_dispatch"]:
+            check_same_namespace(X, self, attribute="_namespace_probe", method=method)
+        home = home_of(X)
+        X_ok = validate_data(
+            self, X, accept_sparse=["csr"], dtype=home.float_dtypes, reset=False
+        )
+        return home.engine_features(X_ok), home
+
+    def _is_plain(self, X: Any) -> bool:
+        """Whether X is certainly what full validation would let pass unchanged.
+
+        Full validation takes 80 to 100 microseconds, several times what a small network needs for a
+        row. A finite sum proves that every value is finite; a sum that is not finite proves nothing
+        (it may have overflowed) and goes the long way.
+        """
+        if (
+            type(X) is not np.ndarray
+            or X.ndim != 2
+            or X.dtype != self.coefs_[0].dtype
+            or X.shape[0] == 0
+            or X.shape[1] != self.n_features_in_
+            or hasattr(self, "feature_names_in_")
+            or get_config()["array_api_dispatch"]
+        ):
+            return False
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(X.sum()))
+
+    def _outputs(self, X: Any, method: str, *, linked: bool = True) -> tuple[Any, Home]:
+        """Predictions (n, K), on the scale of the target or raw; a tensor stays on its device."""
+        features, home = self._checked(X, method)
+        network = self._network()
+        if isinstance(features, torch.Tensor):
+            return network.run_on_device(features, linked=linked), home
+        device = self._prediction_device()
+        run = network.outputs if linked else network.logits
+        return run(features, device), home
+
+    def _prediction_device(self) -> torch.device | None:
+        """Where it was fitted if that device is there, else the CPU (None)."""
+        if self.device_ == "cpu":
+            return None
+        try:
+            return resolve_device(self.device_)
+        except ValueError:
+            return None
+
+    def transform(self, X: Any) -> Any:
+        """Activations of the last hidden layer.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Input rows.
+
+        Returns
+        -------
+        H : ndarray of shape (n_samples, hidden_layer_sizes[-1])
+            What the output layer sees; X itself where there is no hidden layer.
+        """
+        features, home = self._checked(X, "transform")
+        network = self._network()
+        if isinstance(features, torch.Tensor):
+            return home.send(network.run_on_device(features, hidden=True))
+        return home.send(network.hidden(features, self._prediction_device()))
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.coefs_[-1].shape[0])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.array_api_support = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        # Adam's moments are twice the weights. They are worth keeping only in the midst of a
+        # stream of partial_fit calls; after fit, a loaded model starts with fresh ones.
+        if not state.get("_streaming", False):
+            state.pop("_optimizer", None)
+        probe = state.get("_namespace_probe")
+        if isinstance(probe, torch.Tensor):
+            state["_namespace_probe"] = probe.cpu()  # loads where there is no such device
+        return state
+
+
+def solver_is_stochastic(est: BaseMLP) -> bool:
+    """Condition of ``partial_fit``, in scikit-learn's words."""
+    if est.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+        )
+    return True
+
+
+def checked_targets(est: BaseMLP, X: Features, y: Any) -> np.ndarray:
+    """``y_val`` as scikit-learn would validate y beside these rows."""
+    try:
+        y_ok = check_y(y, multi_output=True, y_numeric=est._y_numeric, estimator=est)
+        check_consistent_length(X, y_ok)
+    except ValueError as error:
+        raise ValueError(f"y_val: {error}") from error
+    if y_ok.ndim == 2 and y_ok.shape[1] == 1:
+        y_ok = column_or_1d(y_ok, warn=True)
+    return y_ok
+
+
+def _numpy_dtype(X: Features) -> np.dtype:
+    if isinstance(X, torch.Tensor):
+        return np.dtype(np.float32 if X.dtype == torch.float32 else np.float64)
+    return X.dtype

@@ -1,0 +1,478 @@
+"""`MLPClassifier`: a multi-layer perceptron in the place of scikit-learn's."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import ClassifierMixin, TransformerMixin
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import column_or_1d
+
+from sknn_resid._sklearn_compat import (
+    Interval,
+    StrOptions,
+    check_partial_fit_first_call,
+    fit_context,
+)
+from sknn_resid.engine.losses import Loss
+from sknn_resid.neural_network._arrays import as_numpy
+from sknn_resid.neural_network._base import BaseMLP, checked_targets, solver_is_stochastic
+from sknn_resid.neural_network._monitor import Score, accuracy
+from sknn_resid.neural_network._targets import (
+    fit_codec,
+    log_of,
+    multioutput_codec,
+    unknown_labels,
+)
+
+
+class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
+    """Multi-layer perceptron classifier.
+
+    Takes the place of :class:`sklearn.neural_network.MLPClassifier`: the same parameters, attributes
+    and, given the same ``random_state``, the same optimisation path, several times faster. Whatever
+    it adds is keyword-only and off by default.
+
+    It minimises the cross-entropy of softmax outputs (multi-class) or logistic outputs (binary,
+    multi-label), ``sum_i w_i l_i / sum w``, plus the penalty. Several multi-class targets at once get
+    one softmax each.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : array-like of int, default=(100,)
+        Widths of the hidden layers.
+    activation : str or tuple of str, default='relu'
+        One of 'identity', 'logistic', 'tanh', 'relu', 'gelu', 'silu', 'elu', 'selu', 'leaky_relu',
+        'softplus', 'mish' for all hidden layers, or one name per layer.
+    solver : {'lbfgs', 'sgd', 'adam', 'adamw'}, default='adam'
+        'lbfgs' is full-batch (scipy's minimiser), the others work on minibatches. 'adamw' decouples
+        ``alpha`` from the gradient: the weights shrink by ``1 - learning rate * alpha`` a step.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty on the weights (not on the biases):
+        ``0.5 * alpha * |W|^2 / sum of the weights of the batch`` is added to its loss.
+    batch_size : int or 'auto', default='auto'
+        Rows per minibatch; 'auto' is ``min(200, n_samples)``.
+    learning_rate : {'constant', 'invscaling', 'adaptive', 'cosine', 'one_cycle'}, \
+            default='constant'
+        The first three as in scikit-learn, for solver 'sgd' only. 'cosine' and 'one_cycle' change
+        the rate at every step, for all minibatch solvers, over the horizon ``max_iter``.
+    learning_rate_init : float, default=0.001
+        The initial learning rate (the peak, for 'cosine' and 'one_cycle').
+    power_t : float, default=0.5
+        Exponent of 'invscaling'.
+    max_iter : int, default=200
+        Most epochs ('lbfgs': iterations).
+    shuffle : bool, default=True
+        Whether to shuffle the rows in each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Determines initial weights, split, shuffling and dropout. An int gives bitwise equal refits;
+        None draws one seed from numpy's global state.
+    tol : float, default=1e-4
+        An epoch that does not improve by more than ``tol`` counts as no improvement.
+    verbose : bool, default=False
+        Whether to print a line per epoch.
+    warm_start : bool, default=False
+        Whether ``fit`` goes on from the weights of the last call.
+    momentum : float, default=0.9
+        For solver 'sgd'.
+    nesterovs_momentum : bool, default=True
+        For solver 'sgd' with ``momentum > 0``.
+    early_stopping : bool, default=False
+        Whether to stop when the validation score no longer improves; the best weights are kept. The
+        validation part is ``validation_fraction`` of the rows, or ``X_val``, ``y_val``.
+    validation_fraction : float, default=0.1
+        Part of the rows that is held out for early stopping.
+    beta_1, beta_2 : float, default=0.9, 0.999
+        Decay rates of Adam's two moments.
+    epsilon : float, default=1e-8
+        Adam's term for numerical stability (not bias-corrected, as in scikit-learn).
+    n_iter_no_change : int, default=10
+        Epochs without improvement that are let pass.
+    max_fun : int, default=15000
+        Most evaluations of 'lbfgs'.
+    device : str, default='cpu'
+        'cpu', 'auto' (an accelerator if there is one and the work is large enough) or a torch device
+        such as 'cuda:0'. Never chosen by timing; `device_` says what was used.
+    dtype : {'float32', 'float64', 'bfloat16'} or None, default=None
+        None computes in the dtype of X (on an accelerator: float32). 'bfloat16' runs the matrix
+        products in bfloat16 on float32 weights: faster for wide layers where the processor has it.
+    max_time : float or None, default=None
+        Seconds after which no further epoch starts.
+    early_stopping_metric : {'score', 'loss'}, str or callable, default='score'
+        What the validation part is judged by: accuracy, the loss, or a scikit-learn scorer.
+    dropout : float, default=0.0
+        Probability that a hidden unit is left out of a step (inverted dropout).
+    clip_norm : float or None, default=None
+        Largest norm of the gradient of a step.
+    warmup_fraction : float, default=0.0
+        Part of all steps over which the learning rate rises linearly.
+    n_layers, width : int or None, default=None
+        Number and width of the hidden layers as scalars, for searches; where not None they win over
+        ``hidden_layer_sizes``.
+    class_weight : dict, 'balanced' or None, default=None
+        Weights of the classes, multiplied into ``sample_weight``. 'balanced' is
+        ``n_samples / (n_classes * count)``.
+    label_smoothing : float, default=0.0
+        Part of each label that is spread evenly over the classes.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,), or list of ndarray
+        Class labels; a list with one array per target for multiclass-multioutput.
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weight matrices.
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Bias vectors.
+    loss_ : float
+        Loss of the last epoch.
+    best_loss_ : float or None
+        Lowest loss of all epochs; None with ``early_stopping=True``. Not for 'lbfgs'.
+    loss_curve_ : list of float
+        Loss of each epoch. Not for 'lbfgs'.
+    validation_scores_, validation_loss_curve_ : list of float or None
+        Score and loss of the validation part after each epoch; None without one.
+    best_validation_score_ : float or None
+        The highest validation score.
+    t_ : int
+        Rows seen in training.
+    n_iter_ : int
+        Epochs (or iterations) of the last call.
+    n_layers_ : int
+        Number of layers, input and output included.
+    n_outputs_ : int
+        Number of outputs of the network.
+    out_activation_ : str
+        Name of the output activation.
+    device_, dtype_ : str
+        Where and in what precision it was fitted.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had string names.
+
+    See Also
+    --------
+    MLPRegressor : The same for real targets.
+
+    References
+    ----------
+    Glorot and Bengio (2010), Understanding the difficulty of training deep feedforward neural
+    networks (initial weights). Kingma and Ba (2015), Adam.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.model_selection import train_test_split
+    >>> from sknn_resid import MLPClassifier
+    >>> X, y = make_classification(n_samples=100, random_state=1)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=1)
+    >>> clf = MLPClassifier(random_state=1, max_iter=500, tol=1e-3).fit(X_train, y_train)
+    >>> clf.predict(X_test[:5])
+    array([1, 0, 1, 0, 1])
+    >>> clf.score(X_test, y_test)
+    0.88
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseMLP._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+    }
+    _y_numeric = False
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        device="cpu",
+        dtype=None,
+        max_time=None,
+        early_stopping_metric="score",
+        dropout=0.0,
+        clip_norm=None,
+        warmup_fraction=0.0,
+        n_layers=None,
+        width=None,
+        class_weight=None,
+        label_smoothing=0.0,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.device = device
+        self.dtype = dtype
+        self.max_time = max_time
+        self.early_stopping_metric = early_stopping_metric
+        self.dropout = dropout
+        self.clip_norm = clip_norm
+        self.warmup_fraction = warmup_fraction
+        self.n_layers = n_layers
+        self.width = width
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
+    ):
+        """Fit to data.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row; not negative, not all zero.
+        X_val, y_val : array-like, default=None
+            Validation rows. Then no split is made: ``early_stopping=True`` watches them,
+            ``early_stopping=False`` only records their score and loss.
+        sample_weight_val : array-like, default=None
+            Weights of the validation rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For bad input, and if no epoch ends with a finite loss.
+        """
+        return self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val))
+
+    @available_if(solver_is_stochastic)
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None, classes=None):
+        """One epoch over the given rows, going on from the weights and moments at hand.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that any call will see; needed in the first call. For
+            multiclass-multioutput a list with one array per target.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        self._first_classes(y, classes)
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X):
+        """Most probable class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Input rows.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Predicted labels.
+        """
+        logits, home = self._outputs(X, "predict", linked=False)
+        codes = self._codec.codes_from_logits(as_numpy(logits))
+        return home.send(self._codec.decode(codes))
+
+    def predict_proba(self, X):
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Input rows.
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples, n_classes), or list of such arrays
+            In the order of `classes_`; for multi-label the probability of each label; for
+            multiclass-multioutput one array per target.
+        """
+        return self._probabilities(X, "predict_proba")
+
+    def _probabilities(self, X, method):
+        outputs, home = self._outputs(X, method)
+        parts = self._codec.probabilities(outputs)
+        return [home.send(p) for p in parts] if isinstance(parts, list) else home.send(parts)
+
+    def predict_log_proba(self, X):
+        """Logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Input rows.
+
+        Returns
+        -------
+        log_p : ndarray of shape (n_samples, n_classes), or list of such arrays
+            Logarithms of the probabilities.
+        """
+        return log_of(self._probabilities(X, "predict_log_proba"))
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy: the weighted part of rows that are predicted right, in all their targets.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Input rows.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        score : float
+        """
+        if getattr(self, "_codec", None) is not None and self._codec.kind == "multioutput":
+            right = (np.asarray(self.predict(X)) == np.asarray(y)).all(axis=1)
+            return float(np.average(right, weights=sample_weight))
+        return super().score(X, y, sample_weight)
+
+    # -- what BaseMLP asks for ---------------------------------------------------------------
+
+    def _first_classes(self, y, classes):
+        """In the first ``partial_fit``, learn all classes there will be."""
+        codec = multioutput_codec(y, classes) if not hasattr(self, "classes_") else None
+        if codec is not None:
+            self.classes_ = codec.classes
+        elif isinstance(getattr(self, "classes_", None), list):
+            return
+        elif check_partial_fit_first_call(self, classes):
+            codec = fit_codec(np.asarray(self.classes_)) if _is_flat(y) else fit_codec(as_numpy(y))
+        if codec is not None:
+            self._codec = codec
+
+    def _training_targets(self, y, *, incremental):
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
+            self._codec = fit_codec(y)
+            self.classes_ = self._codec.classes
+        else:
+            self._check_known(y)
+        self._label_binarizer = self._codec.label_binarizer()
+        return self._codec.encode(y), y
+
+    def _check_known(self, y):
+        codec = self._codec
+        unknown = unknown_labels(codec, y)
+        if self.warm_start and codec.kind in ("binary", "multiclass"):
+            classes = np.unique(y)
+            if set(classes.tolist()) != set(codec.classes.tolist()):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous "
+                    f"call to fit. Previously got {self.classes_}, `y` has {classes}"
+                )
+        elif unknown:
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`: {unknown}. `self.classes_` has "
+                f"{self.classes_}. Name every class in the first call of partial_fit (classes=)."
+            )
+
+    def _validation_targets(self, y, X):
+        y = checked_targets(self, X, y)
+        unknown = unknown_labels(self._codec, y)
+        if unknown:
+            raise ValueError(
+                f"y_val has labels that y does not have: {unknown}; `classes_` is "
+                f"{self.classes_}. Every class must occur in the training rows."
+            )
+        return self._codec.encode(y)
+
+    def _class_weights(self, y, incremental):
+        if self.class_weight is None:
+            return None
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit: the counts of one batch "
+                "are not those of all the data. Compute weights with "
+                "sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
+            )
+        return compute_sample_weight(self.class_weight, y)
+
+    def _n_logits(self, y):
+        return self._codec.n_outputs
+
+    def _loss(self) -> Loss:
+        return self._codec.loss
+
+    def _out_activation(self):
+        return self._codec.out_activation
+
+    def _score_function(self, y, weight) -> Score:
+        return accuracy(self._codec, y, weight)
+
+    def _label_smoothing(self):
+        return float(self.label_smoothing)
+
+    @property
+    def _stratify(self):
+        return self._codec.kind == "binary"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+def _is_flat(y):
+    return np.ndim(as_numpy(y)) == 1 or np.shape(y)[1] == 1

@@ -1,0 +1,279 @@
+"""One file of plain arrays and JSON: ``save`` and ``load``. Loading runs no code.
+
+The file is numpy's ``.npz``, read with ``allow_pickle=False``. Beside the arrays it holds one JSON
+text: the class, the version, the constructor's parameters and the fitted scalars.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from sknn_resid._version import __version__
+from sknn_resid.engine import losses
+from sknn_resid.engine.losses import CallableLoss, Loss
+from sknn_resid.engine.optimizers import OptimizerState
+from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.neural_network._params import ACTIVATIONS
+from sknn_resid.neural_network._targets import LabelCodec
+
+FORMAT = "sknn_resid model"
+FORMAT_VERSION = 1
+_SCALARS = (
+    "loss_",
+    "best_loss_",
+    "best_validation_score_",
+    "t_",
+    "n_iter_",
+    "n_layers_",
+    "n_outputs_",
+    "out_activation_",
+    "n_features_in_",
+    "device_",
+    "dtype_",
+    "_no_improvement_count",
+    "_streaming",
+)
+_CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
+
+
+class Persistent:
+    """``save`` and ``load`` of a fitted network."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the fitted estimator to one file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to write; by custom it ends in ``.npz``. An existing file is replaced.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is code (a callable loss or scorer), which a file of data cannot hold.
+        """
+        check_is_fitted(self, "coefs_")
+        arrays, meta = _pack(self)
+        # Written beside the target and moved, so that an interrupted save leaves the old file.
+        target = os.fspath(path)
+        partial = f"{target}.partial"
+        try:
+            with open(partial, "wb") as file:
+                np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+            os.replace(partial, target)
+        finally:
+            if os.path.exists(partial):
+                os.remove(partial)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Any:
+        """Read an estimator that `save` wrote; no code in the file is run.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to read.
+
+        Returns
+        -------
+        estimator : object
+            The fitted estimator, which predicts as the saved one did and can be trained on.
+
+        Raises
+        ------
+        ValueError
+            If the file is not one of ours, or holds an estimator of another class.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            meta = json.loads(str(arrays.pop("meta")))
+            known = meta["format"] == FORMAT
+        except OSError:
+            raise
+        except Exception as error:
+            raise ValueError(_foreign(path)) from error
+        if not known:
+            raise ValueError(_foreign(path))
+        if meta["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"{os.fspath(path)!r} was written by sknn_resid {meta['version']}, whose format "
+                f"{meta['format_version']} is newer than {FORMAT_VERSION}. Upgrade sknn_resid."
+            )
+        if meta["class"] != cls.__name__:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds a {meta['class']}, not a {cls.__name__}: "
+                f"use {meta['class']}.load."
+            )
+        return _unpack(cls, meta, arrays)
+
+
+def _foreign(path: str | os.PathLike[str]) -> str:
+    return (
+        f"{os.fspath(path)!r} is not a model file of sknn_resid: it must be an .npz file without "
+        "pickled objects that save() wrote."
+    )
+
+
+def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrays: dict[str, np.ndarray] = {}
+    params = {}
+    for name, value in est.get_params(deep=False).items():
+        params[name] = _encode(name, value, arrays)
+    meta: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": __version__,
+        "class": type(est).__name__,
+        "params": params,
+        "scalars": {n: getattr(est, n) for n in _SCALARS if hasattr(est, n)},
+        "curves": [n for n in _CURVES if getattr(est, n, None) is not None],
+        "empty_curves": [n for n in _CURVES if getattr(est, n, 0) is None],
+        "activations": [_activation_name(a) for a in est._fitted_activations],
+        "loss": _encode_loss(est._fitted_loss),
+        "n_weights": len(est.coefs_),
+    }
+    for name in meta["curves"]:
+        arrays[name] = np.asarray(getattr(est, name), dtype=float)
+    for i, (w, b) in enumerate(zip(est.coefs_, est.intercepts_, strict=True)):
+        arrays[f"coef_{i}"], arrays[f"intercept_{i}"] = np.ascontiguousarray(w), b
+    if hasattr(est, "feature_names_in_"):
+        arrays["feature_names_in_"] = np.asarray(est.feature_names_in_, dtype=str)
+    if hasattr(est, "_codec"):
+        _pack_codec(est._codec, arrays, meta)
+    state = getattr(est, "_optimizer", None)
+    if state is not None and meta["scalars"].get("_streaming"):
+        meta["optimizer"] = [state.kind.value, state.learning_rate, state.steps]
+        for i, moment in enumerate(state.moments):
+            arrays[f"moment_{i}"] = moment
+    return arrays, meta
+
+
+def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    est = cls(**{name: _decode(value, arrays) for name, value in meta["params"].items()})
+    for name, value in meta["scalars"].items():
+        setattr(est, name, value)
+    for name in meta["curves"]:
+        setattr(est, name, arrays[name].tolist())
+    for name in meta["empty_curves"]:
+        setattr(est, name, None)
+    n = meta["n_weights"]
+    est.coefs_ = [arrays[f"coef_{i}"] for i in range(n)]
+    est.intercepts_ = [arrays[f"intercept_{i}"] for i in range(n)]
+    est._fitted_activations = tuple(ACTIVATIONS[name] for name in meta["activations"])
+    est._fitted_loss = _decode_loss(meta["loss"])
+    est._namespace_probe = np.empty(0)
+    if "feature_names_in_" in arrays:
+        est.feature_names_in_ = arrays["feature_names_in_"].astype(object)
+    if "codec" in meta:
+        est._codec = _unpack_codec(meta, arrays)
+        est.classes_ = est._codec.classes
+        est._label_binarizer = est._codec.label_binarizer()
+    if "optimizer" in meta:
+        kind, rate, steps = meta["optimizer"]
+        moments = tuple(arrays[name] for name in sorted(arrays) if name.startswith("moment_"))
+        est._optimizer = OptimizerState(OptimizerKind(kind), rate, steps, moments)
+    return est
+
+
+def _activation_name(activation: Any) -> str:
+    return next(name for name, known in ACTIVATIONS.items() if known == activation)
+
+
+def _encode_loss(loss: Loss) -> dict[str, Any]:
+    if isinstance(loss, CallableLoss):
+        raise ValueError(_is_code("loss", loss.function))
+    return {"type": type(loss).__name__, **asdict(loss)}
+
+
+def _decode_loss(fields: dict[str, Any]) -> Loss:
+    known = {
+        kind.__name__: kind
+        for kind in (
+            losses.SquaredError,
+            losses.AbsoluteError,
+            losses.Huber,
+            losses.Pinball,
+            losses.Poisson,
+            losses.BinaryCrossEntropy,
+            losses.SoftmaxCrossEntropy,
+        )
+    }
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "type"}
+    return known[fields["type"]](**values)
+
+
+def _pack_codec(codec: LabelCodec, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    parts = codec.classes if codec.kind == "multioutput" else [codec.classes]
+    is_object = [part.dtype == object for part in parts]
+    meta["codec"] = {"kind": codec.kind, "object": is_object}
+    for i, part in enumerate(parts):
+        if part.dtype == object and not all(isinstance(label, str) for label in part):
+            raise ValueError(
+                "save: classes_ holds labels that are neither numbers nor strings, got "
+                f"{part.tolist()}. Use plain labels, or pickle the estimator."
+            )
+        arrays[f"classes_{i}"] = part.astype(str) if part.dtype == object else np.asarray(part)
+
+
+def _unpack_codec(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelCodec:
+    fields = meta["codec"]
+    parts = [
+        arrays[f"classes_{i}"].astype(object) if is_object else arrays[f"classes_{i}"]
+        for i, is_object in enumerate(fields["object"])
+    ]
+    return LabelCodec(fields["kind"], parts if fields["kind"] == "multioutput" else parts[0])
+
+
+# -- constructor parameters: JSON with tags for what JSON lacks ---------------------------------
+
+
+def _encode(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        items = [_encode(name, item, arrays) for item in value]
+        return {"tuple" if isinstance(value, tuple) else "list": items}
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        arrays[f"param_{name}"] = value
+        return {"array": f"param_{name}"}
+    if isinstance(value, dict):
+        pairs = [[_encode(name, k, arrays), _encode(name, v, arrays)] for k, v in value.items()]
+        return {"dict": pairs}
+    if isinstance(value, np.random.RandomState):
+        kind, keys, *rest = value.get_state(legacy=True)
+        arrays[f"param_{name}"] = keys
+        return {"random_state": [kind, f"param_{name}", *rest]}
+    raise ValueError(_is_code(name, value))
+
+
+def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((tag, content),) = value.items()
+    if tag in ("tuple", "list"):
+        items = [_decode(item, arrays) for item in content]
+        return tuple(items) if tag == "tuple" else items
+    if tag == "array":
+        return arrays[content]
+    if tag == "dict":
+        return {_decode(k, arrays): _decode(v, arrays) for k, v in content}
+    kind, keys, *rest = content
+    rng = np.random.RandomState()
+    rng.set_state((kind, arrays[keys], *rest))
+    return rng
+
+
+def _is_code(name: str, value: Any) -> str:
+    return (
+        f"{name}={value!r} cannot be saved: the file holds arrays and numbers, no code. "
+        f"Set {name} to a plain value first, or pickle the estimator."
+    )

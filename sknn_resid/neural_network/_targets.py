@@ -1,0 +1,172 @@
+"""Targets as the user gives them <-> targets as the engine learns them.
+
+Classification is binary (one logistic output), multi-class (softmax), multi-label (one logistic
+output per label) or multiclass-multioutput (one softmax per target column, side by side).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+from sknn_resid.engine.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
+
+
+@dataclass(frozen=True, eq=False)
+class LabelCodec:
+    """Translates class labels to engine targets and raw outputs back to labels.
+
+    Attributes
+    ----------
+    kind : {"binary", "multiclass", "multilabel", "multioutput"}
+    classes : ndarray, or list of ndarray for "multioutput"
+        As `classes_` shows them.
+    """
+
+    kind: str
+    classes: Any
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of logits."""
+        if self.kind == "binary":
+            return 1
+        if self.kind == "multioutput":
+            return sum(len(c) for c in self.classes)
+        return len(self.classes)
+
+    @property
+    def loss(self) -> Loss:
+        """The cross-entropy that belongs to the kind of target."""
+        if self.kind == "multiclass":
+            return SoftmaxCrossEntropy((len(self.classes),))
+        if self.kind == "multioutput":
+            return SoftmaxCrossEntropy(tuple(len(c) for c in self.classes))
+        return BinaryCrossEntropy()
+
+    @property
+    def out_activation(self) -> str:
+        """Name of the output activation, as scikit-learn's ``out_activation_``."""
+        return "softmax" if self.kind in ("multiclass", "multioutput") else "logistic"
+
+    def encode(self, y: np.ndarray) -> np.ndarray:
+        """Engine targets (n, T): codes for softmax, 0 and 1 for logistic outputs."""
+        if self.kind == "multioutput":
+            columns = [np.searchsorted(c, y[:, t]) for t, c in enumerate(self.classes)]
+            return np.column_stack(columns).astype(np.int64)
+        if self.kind == "multilabel":
+            return np.asarray(y.toarray() if hasattr(y, "toarray") else y, dtype=np.float64)
+        codes = np.searchsorted(self.classes, y)
+        if self.kind == "multiclass":
+            return codes.astype(np.int64)[:, None]
+        # One class only: every row is the negative case, as scikit-learn encodes it.
+        positive = codes == 1 if len(self.classes) > 1 else np.zeros(len(codes), dtype=bool)
+        return positive.astype(np.float64)[:, None]
+
+    def codes_from_logits(self, z_NK: np.ndarray) -> np.ndarray:
+        """Predicted codes: (n,) for one target, (n, K) or (n, T) for several."""
+        if self.kind == "binary":
+            return (z_NK[:, 0] > 0).astype(np.intp)
+        if self.kind == "multiclass":
+            return z_NK.argmax(1)
+        if self.kind == "multilabel":
+            return (z_NK > 0).astype(np.intp)
+        return np.column_stack([z_NK[:, part].argmax(1) for part in self.head_slices()])
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Labels of predicted codes."""
+        if self.kind == "multilabel":
+            return codes
+        if self.kind == "multioutput":
+            columns = [c[codes[:, t]] for t, c in enumerate(self.classes)]
+            return np.column_stack(columns)
+        if len(self.classes) == 1:
+            return np.repeat(self.classes, len(codes))
+        return self.classes[codes]
+
+    def probabilities(self, outputs_NK: Any) -> Any:
+        """What ``predict_proba`` gives, from linked outputs (array or tensor)."""
+        if self.kind == "multioutput":
+            return [outputs_NK[:, part] for part in self.head_slices()]
+        if self.kind != "binary":
+            return outputs_NK
+        p = outputs_NK[:, 0]
+        if isinstance(p, torch.Tensor):
+            return torch.stack([(1 - p).clamp_max(1 - torch.finfo(p.dtype).eps / 2), p], dim=1)
+        both = np.empty((len(p), 2), dtype=p.dtype)
+        # 1 - p rounds to 1 where p is tiny; a probability stays strictly inside (0, 1)
+        np.minimum(1 - p, 1 - np.finfo(p.dtype).eps / 2, out=both[:, 0])
+        both[:, 1] = p
+        return both
+
+    def head_slices(self) -> list[slice]:
+        """Columns of the logits that belong to each target of a "multioutput" problem."""
+        ends = np.cumsum([len(c) for c in self.classes])
+        return [slice(int(e) - len(c), int(e)) for e, c in zip(ends, self.classes, strict=True)]
+
+    def label_binarizer(self) -> LabelBinarizer | None:
+        """A fitted LabelBinarizer, as scikit-learn's MLP carries; None for "multioutput"."""
+        if self.kind == "multioutput":
+            return None
+        binarizer = LabelBinarizer()
+        if self.kind == "multilabel":
+            return binarizer.fit(np.eye(max(2, len(self.classes)), len(self.classes), dtype=int))
+        return binarizer.fit(self.classes)
+
+
+def fit_codec(y: np.ndarray, classes: Any = None) -> LabelCodec:
+    """Learn the classes of ``y`` (or take those given, for ``partial_fit``)."""
+    check_classification_targets(y)
+    target = type_of_target(y, input_name="y")
+    if target.startswith("multilabel"):
+        return LabelCodec("multilabel", np.arange(y.shape[1]))
+    if target == "multiclass-multioutput":
+        return LabelCodec("multioutput", [np.unique(y[:, t]) for t in range(y.shape[1])])
+    known = np.unique(y if classes is None else np.asarray(classes))
+    return LabelCodec("binary" if len(known) <= 2 else "multiclass", known)
+
+
+def multioutput_codec(y: Any, classes: Any) -> LabelCodec | None:
+    """Codec of a first ``partial_fit`` with several multi-class targets, None for other targets.
+
+    ``classes`` must then be a list with one array per target.
+    """
+    shape = np.shape(y)
+    if len(shape) != 2 or shape[1] == 1 or not isinstance(classes, (list, tuple)):
+        return None
+    if any(np.ndim(c) != 1 for c in classes):
+        return None
+    if len(classes) != shape[1]:
+        raise ValueError(
+            f"classes: needs one array of labels per target, got {len(classes)} arrays for "
+            f"{shape[1]} targets."
+        )
+    return LabelCodec("multioutput", [np.unique(c) for c in classes])
+
+
+def unknown_labels(codec: LabelCodec, y: np.ndarray) -> list[Any]:
+    """Labels of ``y`` that the codec does not know."""
+    if codec.kind == "multilabel":
+        return []
+    if codec.kind == "multioutput":
+        return [
+            label
+            for t, known in enumerate(codec.classes)
+            for label in np.setdiff1d(y[:, t], known).tolist()
+        ]
+    return np.setdiff1d(y, codec.classes).tolist()
+
+
+def log_of(probabilities: Any) -> Any:
+    """Natural logarithm of what ``predict_proba`` gives: an array, or a list of arrays."""
+    if isinstance(probabilities, list):
+        return [np.log(p) for p in probabilities]
+    if isinstance(probabilities, np.ndarray):
+        return np.log(probabilities, out=probabilities)
+    xp = probabilities.__array_namespace__() if hasattr(probabilities, "__array_namespace__") else torch
+    return xp.log(probabilities)
