@@ -120,6 +120,7 @@ class Progress:
         self._spare = self.params_P.clone()
         self._lowest = math.inf
         self._n_kept = 0
+        self._best_score_loss = math.inf
 
     def record_loss(self, loss: float, n_rows: int, params_P: Tensor) -> bool:
         """Note an epoch's loss; False if it is not finite (then nothing else is kept)."""
@@ -146,13 +147,17 @@ class Progress:
         if not self.spec.watch_validation:
             self.best_score = max(self.best_score, score)
             return
+        better = score > self.best_score
         # A score that is not a number compares False: it resets the count, as in scikit-learn.
-        if score < self.best_score + self.spec.tolerance:
-            self.no_improvement += 1
-        else:
-            self.no_improvement = 0
-        if score > self.best_score:
-            self.best_score = score
+        stalled = score < self.best_score + self.spec.tolerance
+        near = abs(score - self.best_score) <= self.spec.tolerance
+        if self.spec.break_ties_by_loss and near:
+            better = loss < self._best_score_loss
+            stalled = loss > self._best_score_loss - self.spec.tolerance
+        self.no_improvement = self.no_improvement + 1 if stalled else 0
+        if better:
+            self.best_score = max(self.best_score, score)
+            self._best_score_loss = loss
             self._keep(params_P)
 
     def _keep(self, params_P: Tensor) -> None:

@@ -96,6 +96,8 @@ class TrainSpec:
         Epochs in a row without improvement by ``tolerance`` that are let pass; may be infinite.
     watch_validation : bool
         Early stopping on the validation score instead of the training loss, best weights kept.
+    break_ties_by_loss : bool
+        Among validation scores within ``tolerance`` the lower validation loss counts as better.
     stop_on_plateau : bool
         False only counts (scikit-learn's ``partial_fit``).
     shuffle : bool
@@ -118,6 +120,7 @@ class TrainSpec:
     tolerance: float
     patience: float
     watch_validation: bool = False
+    break_ties_by_loss: bool = False
     stop_on_plateau: bool = True
     shuffle: bool = True
     dropout: float = 0.0

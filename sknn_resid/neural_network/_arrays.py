@@ -65,11 +65,11 @@ class Home:
             return self.xp.asarray(result, device=self.device)
         return result if _is_torch(self.xp) else self.xp.from_dlpack(result)
 
-    def probe(self) -> Any:
-        """An empty array that tells namespace and device (see ``check_same_namespace``)."""
+    def probe(self, X: Any) -> Any:
+        """An empty array of X's namespace, dtype and device (see ``check_same_namespace``)."""
         if self.xp is None:
-            return np.empty(0)
-        return self.xp.empty(0, device=self.device)
+            return np.empty(0, dtype=X.dtype)
+        return self.xp.empty(0, dtype=X.dtype, device=self.device)
 
 
 def home_of(X: Any) -> Home:

@@ -74,9 +74,9 @@ class _Task:
     holdout: Holdout | None
     X_user: Any
     y_user: Any
-    weight_user: Any
     X_val_user: Any
     y_val_user: Any
+    probe: Any
 
 
 class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, BaseEstimator, ABC):
@@ -158,6 +158,9 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
     def _label_smoothing(self) -> float:
         return 0.0
 
+    def _break_ties_by_loss(self) -> bool:
+        return False
+
     # -- training ----------------------------------------------------------------------------
 
     def _fit(
@@ -194,7 +197,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
             bridge.begin()
         (result,) = run_jobs([job])
         adopt(self, job, result, resumed=not first_call, incremental=incremental)
-        self._namespace_probe = home.probe()
+        self._namespace_probe = task.probe
         if bridge is not None:
             bridge.end()
         if result.reason is StopReason.INTERRUPTED and inside_many_fits():
@@ -256,7 +259,15 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
         if X_val is not None:
             holdout = self._given_holdout(X_val, y_val, weight_val, home)
         return _Task(
-            features, targets, weight, holdout, X, y_ok, sample_weight, X_val, y_val
+            X=features,
+            y=targets,
+            weight=weight,
+            holdout=holdout,
+            X_user=X,
+            y_user=y_ok,
+            X_val_user=X_val,
+            y_val_user=y_val,
+            probe=home.probe(X_ok),
         )
 
     def _given_holdout(self, X_val: Any, y_val: Any, weight_val: Any, home: Home) -> Holdout:
@@ -324,6 +335,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
             one_epoch=incremental,
             watch_validation=watch and holdout is not None,
             label_smoothing=self._label_smoothing(),
+            break_ties_by_loss=self._break_ties_by_loss(),
         )
         rows = None if holdout is None else holdout.train_rows
         weight = task.weight if task.weight is None or rows is None else task.weight[rows]

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+import sklearn.neural_network
 from sklearn.base import ClassifierMixin, TransformerMixin
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
@@ -20,6 +21,7 @@ from sknn_resid._sklearn_compat import (
 from sknn_resid.engine.losses import Loss
 from sknn_resid.neural_network._arrays import as_numpy
 from sknn_resid.neural_network._base import BaseMLP, checked_targets, solver_is_stochastic
+from sknn_resid.neural_network._interop import export_sklearn, import_sklearn
 from sknn_resid.neural_network._monitor import Score, accuracy
 from sknn_resid.neural_network._targets import (
     fit_codec,
@@ -114,7 +116,8 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
         ``hidden_layer_sizes``.
     class_weight : dict, 'balanced' or None, default=None
         Weights of the classes, multiplied into ``sample_weight``. 'balanced' is
-        ``n_samples / (n_classes * count)``.
+        ``n_samples / (n_classes * count)``. Early stopping then tells scores within ``tol`` apart by the
+        validation loss, because heavy rows can make accuracy a step function.
     label_smoothing : float, default=0.0
         Part of each label that is spread evenly over the classes.
 
@@ -387,6 +390,38 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
             return float(np.average(right, weights=sample_weight))
         return super().score(X, y, sample_weight)
 
+    def to_sklearn(self):
+        """The same fitted network as a scikit-learn estimator.
+
+        Returns
+        -------
+        estimator : sklearn.neural_network.MLPClassifier
+            Predicts the same and can be trained on by scikit-learn.
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn's class cannot make the same predictions (another activation, several
+            multi-class targets).
+        """
+        return export_sklearn(self, sklearn.neural_network.MLPClassifier)
+
+    @classmethod
+    def from_sklearn(cls, estimator):
+        """Our estimator with the parameters and the fitted state of scikit-learn's.
+
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPClassifier
+            Fitted or not.
+
+        Returns
+        -------
+        estimator : MLPClassifier
+            Predicts the same and trains on where the other one stood.
+        """
+        return import_sklearn(cls, estimator)
+
     # -- what BaseMLP asks for ---------------------------------------------------------------
 
     def _first_classes(self, y, classes):
@@ -463,6 +498,11 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
 
     def _label_smoothing(self):
         return float(self.label_smoothing)
+
+    def _break_ties_by_loss(self):
+        # Class weights can make accuracy a step function of a few heavy rows; scikit-learn, whose
+        # path has no class_weight, has no say here.
+        return self.class_weight is not None and self.early_stopping_metric == "score"
 
     @property
     def _stratify(self):

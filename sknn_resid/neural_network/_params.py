@@ -101,7 +101,12 @@ def schedule(est: Any) -> Schedule:
 
 
 def train_spec(
-    est: Any, *, one_epoch: bool, watch_validation: bool, label_smoothing: float
+    est: Any,
+    *,
+    one_epoch: bool,
+    watch_validation: bool,
+    label_smoothing: float,
+    break_ties_by_loss: bool,
 ) -> TrainSpec:
     """How the network is trained.
 
@@ -113,6 +118,7 @@ def train_spec(
     watch_validation : bool
         Early stopping on a validation part.
     label_smoothing : float
+    break_ties_by_loss : bool
     """
     batch_size = AUTO_BATCH_SIZE if est.batch_size == "auto" else int(est.batch_size)
     return TrainSpec(
@@ -132,6 +138,7 @@ def train_spec(
         tolerance=float(est.tol),
         patience=float(est.n_iter_no_change),
         watch_validation=watch_validation,
+        break_ties_by_loss=break_ties_by_loss,
         stop_on_plateau=not one_epoch,
         shuffle=bool(est.shuffle),
         dropout=float(est.dropout),

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+import sklearn.neural_network
 from sklearn.base import RegressorMixin, TransformerMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
@@ -13,6 +14,7 @@ from sklearn.utils.validation import column_or_1d
 from sknn_resid._sklearn_compat import Interval, StrOptions, fit_context
 from sknn_resid.engine.losses import Loss
 from sknn_resid.neural_network._base import BaseMLP, checked_targets, solver_is_stochastic
+from sknn_resid.neural_network._interop import export_sklearn, import_sklearn
 from sknn_resid.neural_network._monitor import Score, r2
 from sknn_resid.neural_network._params import REGRESSION_LOSSES, regression_loss
 
@@ -313,6 +315,38 @@ class MLPRegressor(TransformerMixin, RegressorMixin, BaseMLP):
         """
         outputs, home = self._outputs(X, "predict")
         return home.send(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
+
+    def to_sklearn(self):
+        """The same fitted network as a scikit-learn estimator.
+
+        Returns
+        -------
+        estimator : sklearn.neural_network.MLPRegressor
+            Predicts the same and can be trained on by scikit-learn.
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn's class cannot make the same predictions (another activation, several
+            multi-class targets).
+        """
+        return export_sklearn(self, sklearn.neural_network.MLPRegressor)
+
+    @classmethod
+    def from_sklearn(cls, estimator):
+        """Our estimator with the parameters and the fitted state of scikit-learn's.
+
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPRegressor
+            Fitted or not.
+
+        Returns
+        -------
+        estimator : MLPRegressor
+            Predicts the same and trains on where the other one stood.
+        """
+        return import_sklearn(cls, estimator)
 
     # -- what BaseMLP asks for ---------------------------------------------------------------
 
