@@ -91,21 +91,25 @@ class FittedNetwork:
         width = self.coefs[n_layers - 1].shape[1] if n_layers else self.coefs[0].shape[0]
         n = int(X.shape[0])
         out = np.empty((n, width), dtype=self.coefs[0].dtype)
-        for rows in row_chunks(n, self._chunk(out.itemsize)):
-            if scipy.sparse.issparse(X) and device.type == "cpu":
-                z = _forward_sparse(X[rows], layers, self.activations)
-            else:
-                z = forward(dense_chunk(X, rows, dtype, device), layers, self.activations)
-            if linked:
-                z = self.loss.link_(z)
-            out[rows] = z.cpu().numpy()
+        with np.errstate(all="ignore"):
+            for rows in row_chunks(n, self._chunk(out.itemsize)):
+                if scipy.sparse.issparse(X) and device.type == "cpu":
+                    z = _forward_sparse(X[rows], layers, self.activations)
+                else:
+                    z = forward(dense_chunk(X, rows, dtype, device), layers, self.activations)
+                if linked:
+                    z = self.loss.link_(z)
+                out[rows] = z.cpu().numpy()
         return out
 
 
 def forward(
     x: Tensor, layers: Sequence[tuple[Tensor, Tensor]], activations: Sequence[Activation]
 ) -> Tensor:
-    """Raw outputs of a chunk of rows; the activation follows every layer that has one."""
+    """Raw outputs of a chunk of rows; the activation follows every layer that has one.
+
+    Overflow is left to the caller to see (numpy's warnings are silenced around the whole pass).
+    """
     v = x
     for l, (w, b) in enumerate(layers):
         z = _affine(v, w, b)

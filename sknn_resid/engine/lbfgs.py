@@ -98,8 +98,9 @@ class _Objective:
         value = 0.0
         for rows, bank, program in self._passes:
             self._load(rows, bank)
-            for op in program:
-                op()
+            with np.errstate(all="ignore"):  # an overflow shows in the value
+                for op in program:
+                    op()
             value += float(loss.value(bank.Z_MGKB, bank.T_MGKB, bank.r_MG1B))
             gradient.add_(network.grads_MP[0])
         value *= loss.reported_scale(self.job.network.n_outputs)

@@ -171,7 +171,7 @@ class StackedNetwork:
             ops += activation.bind_forward(z, h)
             derivative = activation.bind_backward(z, h, delta)
             if any(self._dropout_M):
-                h, drop, undrop = self._bind_dropout(l, n, h, delta)
+                h, drop, undrop = self._bind_dropout(l, slot, h, delta)
                 ops.append(drop)
                 derivative = [undrop, *derivative]
             backward_activation.append(derivative)
@@ -242,23 +242,23 @@ class StackedNetwork:
         ops.append(sum_rows(delta.mT, gb_MK))
         return ops
 
-    def _bind_dropout(self, l: int, n: int, h: Tensor, delta: Tensor) -> tuple[Tensor, Op, Op]:
+    def _bind_dropout(
+        self, l: int, slot: BatchSlot, h: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Op, Op]:
         """Inverted dropout (Srivastava et al. 2014): v = m h, m = Bernoulli(1 - p) / (1 - p).
 
-        Each model draws its masks from its own generator, so that a stack gives each model what it
-        would draw alone.
+        Each model draws its masks from its own generator, and only for rows that are its own, so
+        that a stack gives each model what it would draw alone.
         """
         width = h.shape[2]
-        mask = self._buffer("mask", l, width, n)
-        kept = self._buffer("kept", l, width, n)
-        draws = [
-            (mask[m], 1.0 - p, generator)
-            for m, (p, generator) in enumerate(zip(self._dropout_M, self._generators, strict=True))
-        ]
+        mask = self._buffer("mask", l, width, slot.n_rows)
+        kept = self._buffer("kept", l, width, slot.n_rows)
+        models = list(enumerate(zip(self._dropout_M, self._generators, strict=True)))
 
         def drop() -> None:
-            for mask_BH, keep, generator in draws:
-                mask_BH.bernoulli_(keep, generator=generator).div_(keep)
+            for m, (p, generator) in models:
+                own = mask[m, : slot.rows_M[m]]
+                own.bernoulli_(1.0 - p, generator=generator).div_(1.0 - p)
             torch.mul(h, mask, out=kept)
 
         return kept, drop, partial(delta.mul_, mask)

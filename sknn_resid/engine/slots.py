@@ -52,9 +52,14 @@ class SparseRows:
 
 @dataclass(frozen=True, eq=False)
 class BatchSlot:
-    """One batch: what the bound step reads (X, T, r, decay) and the logits it writes (Z)."""
+    """One batch: what the bound step reads (X, T, r, decay) and the logits it writes (Z).
+
+    ``rows_M`` is how many of the ``n_rows`` rows each model has; the rest is padding. It is a list
+    that the stack keeps up to date, because padding differs from batch to batch.
+    """
 
     n_rows: int
+    rows_M: list[int]
     X_MBD: Tensor | SparseRows
     T_MKB: Tensor
     r_M1B: Tensor
@@ -135,6 +140,7 @@ class SlotBank:
         X = self.sparse_G[g] if self.X_MGBD is None else self.X_MGBD[:, g]
         return BatchSlot(
             n_rows=self.batch,
+            rows_M=[self.batch] * len(self.T_MGKB),
             X_MBD=X,
             T_MKB=self.T_MGKB[:, g],
             r_M1B=self.r_MG1B[:, g],

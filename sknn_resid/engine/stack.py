@@ -195,6 +195,13 @@ class Stack:
         for m in running:
             if self._n_batches > 1 or self.members[m].job.rng_is_shared:
                 self.members[m].order.next_epoch()
+        # A diverging model overflows; the loss tells, numpy need not warn of it as well.
+        with np.errstate(all="ignore"):
+            return self._run_segments(rates_M, factors_M)
+
+    def _run_segments(
+        self, rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None]
+    ) -> np.ndarray:
         plain = all(factors is None for factors in factors_M)
         step = self.optimizer.step
         for segment in self._segments:
@@ -255,6 +262,8 @@ class Stack:
         bank.decay_MG[:, :used].copy_(torch.from_numpy(decay_MG))
         starts = first + bank.batch * np.arange(used)
         rows_MG = np.clip(self._n_rows[:, None] - starts, 0, bank.batch)
+        for slot, rows_M in zip(bank.slots, rows_MG.T.tolist(), strict=False):
+            slot.rows_M[:] = rows_M
         self._live_Mb[:, segment.batches] = live
         share_MG = np.where(live, rows_MG / self._n_rows[:, None], 0.0)
         self._set_factors(segment.batches, share_MG, decay_MG)
