@@ -219,6 +219,7 @@ def test_one_diverging_member_changes_no_other(n_models, diverging):
         jobs[wild].train,
         optimizer=replace(jobs[wild].train.optimizer, learning_rate=50.0),
         max_epochs=20,
+        patience=np.inf,
     )
     jobs[wild] = replace(jobs[wild], train=wild_train)
     together = run_jobs([fresh(job, m) for m, job in enumerate(jobs)])
