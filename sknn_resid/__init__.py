@@ -19,6 +19,8 @@ __all__ = ["MLPClassifier", "MLPRegressor", "__version__", "show_versions"]
 def __getattr__(name: str) -> Any:
     if name in ("MLPClassifier", "MLPRegressor"):
         return getattr(import_module("sknn_resid.neural_network"), name)
+    if name == "neural_network":
+        return import_module("sknn_resid.neural_network")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

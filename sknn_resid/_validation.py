@@ -22,7 +22,12 @@ def check_weights(sample_weight: Any, X: Any, name: str = "sample_weight") -> np
     """
     if sample_weight is None:
         return None
-    weights = check_sample_weight(sample_weight, X, dtype=np.float64)
+    try:
+        weights = check_sample_weight(
+            sample_weight, X, dtype=np.float64, allow_all_zero_weights=True
+        )
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     if (weights < 0).any():
         worst = int(np.argmin(weights))
         raise ValueError(

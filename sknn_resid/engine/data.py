@@ -11,6 +11,7 @@ the device.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -112,3 +113,23 @@ def as_tensor(array: np.ndarray) -> Tensor:
     if not array.flags.writeable or any(step < 0 for step in array.strides):
         array = array.copy()
     return torch.from_numpy(array)
+
+
+def row_major(X: Features) -> Features:
+    """X laid out so that gathering rows is fast.
+
+    A frame's values are usually column-major; gathering its rows would stride through all of memory
+    in every epoch, so it is copied once. A memory map is left as it is: it may not fit.
+    """
+    if not isinstance(X, np.ndarray) or X.flags.c_contiguous or _is_mapped(X):
+        return X
+    return np.ascontiguousarray(X)
+
+
+def _is_mapped(X: np.ndarray) -> bool:
+    base: object = X
+    while base is not None:
+        if isinstance(base, (np.memmap, mmap.mmap)):
+            return True
+        base = getattr(base, "base", None)
+    return False

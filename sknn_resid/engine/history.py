@@ -116,10 +116,9 @@ class Progress:
         self.best_score = self.resume.best_score
         self.no_improvement = self.resume.no_improvement
         self.rows_seen = self.resume.rows_seen
-        self._best = self.params_P.clone()
-        self._spare = self.params_P.clone()
+        # Weights at the start of the current epoch, at the start of the best one, at its end.
+        self._start, self._best_start, self._best = (self.params_P.clone() for _ in range(3))
         self._lowest = math.inf
-        self._n_kept = 0
         self._best_score_loss = math.inf
 
     def record_loss(self, loss: float, n_rows: int, params_P: Tensor) -> bool:
@@ -135,9 +134,12 @@ class Progress:
             else:
                 self.no_improvement = 0
             self.best_loss = min(self.best_loss, loss)
-            if loss < self._lowest:
-                self._lowest = loss
-                self._keep(params_P)
+        if loss < self._lowest:
+            self._lowest = loss
+            self._start, self._best_start = self._best_start, self._start
+            if not self.spec.watch_validation:
+                self._best.copy_(params_P)
+        self._start.copy_(params_P)
         return True
 
     def record_score(self, score: float, loss: float, params_P: Tensor) -> None:
@@ -158,25 +160,23 @@ class Progress:
         if better:
             self.best_score = max(self.best_score, score)
             self._best_score_loss = loss
-            self._keep(params_P)
+            self._best.copy_(params_P)
 
-    def _keep(self, params_P: Tensor) -> None:
-        # Two copies in turn: the newest may hold a weight that overflowed in the epoch's last step
-        # (the loss shows it one epoch later); the one before it does not.
-        self._best, self._spare = self._spare, self._best
-        self._best.copy_(params_P)
-        self._n_kept += 1
+    def best_params(self, *, diverged: bool) -> Tensor:
+        """The best weights so far: by validation score if it is watched, else by training loss.
 
-    def _best_is_finite(self) -> bool:
-        return bool(self._best.isfinite().all())
-
-    def best_params(self) -> Tensor:
-        """The best weights so far that are finite; the initial ones where there is none."""
-        return self._best if self._best_is_finite() else self._spare
+        An epoch's loss is measured on the weights it starts from and passes through, not on those
+        it ends with. As a rule the end is better still; but when training has diverged, the end of
+        the best epoch is where the trouble began, and its start is what the loss was measured on.
+        """
+        if not self.spec.watch_validation:
+            if diverged or not bool(self._best.isfinite().all()):
+                return self._best_start
+        return self._best
 
     def has_finite_epoch(self) -> bool:
-        """Whether `best_params` come from an epoch of this call."""
-        return self._n_kept >= (1 if self._best_is_finite() else 2)
+        """Whether any epoch of this call had a finite loss."""
+        return math.isfinite(self._lowest)
 
     def end_epoch(self, learning_rate: float) -> None:
         """Schedule and stopping, in scikit-learn's order."""

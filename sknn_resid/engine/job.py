@@ -9,7 +9,7 @@ import numpy as np
 import scipy.optimize
 import torch
 
-from sknn_resid.engine.data import TrainingData, ValidationData
+from sknn_resid.engine.data import TrainingData, ValidationData, as_tensor
 from sknn_resid.engine.history import EpochView, Resume, StopReason, ValidationView
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import NetworkSpec, TrainSpec
@@ -96,3 +96,9 @@ class TrainResult:
     has_finite_epoch: bool = True
     optimizer: OptimizerState | None = None
     minimizer: scipy.optimize.OptimizeResult | None = None
+
+
+def target_tensor(job: TrainJob) -> torch.Tensor:
+    """The job's targets on its device, in the dtype that its loss works with."""
+    dtype = torch.int64 if job.network.loss.codes else job.network.dtype
+    return as_tensor(np.asarray(job.data.y)).to(device=job.device, dtype=dtype)

@@ -19,7 +19,7 @@ import torch
 
 from sknn_resid.engine.data import row_chunks
 from sknn_resid.engine.history import Progress, StopReason
-from sknn_resid.engine.job import TrainJob, TrainResult
+from sknn_resid.engine.job import TrainJob, TrainResult, target_tensor
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.network import Layout, StackedNetwork
 from sknn_resid.engine.slots import SlotBank, gather_rows
@@ -43,8 +43,7 @@ class _Objective:
         self._weight = np.ones(n) if weight is None else np.asarray(weight, dtype=np.float64)
         self._total = float(self._weight.sum())
         self._rows = np.arange(n) if job.data.rows is None else job.data.rows
-        dtype = torch.int64 if spec.loss.codes else torch.float64
-        self._y = torch.as_tensor(job.data.y, dtype=dtype).to(job.device)
+        self._y = target_tensor(job)
         self._smoothing = None
         if job.train.label_smoothing > 0:
             smoothing = torch.tensor([job.train.label_smoothing], dtype=torch.float64)
@@ -86,9 +85,7 @@ class _Objective:
             bank.load_sparse(0, self.job.data.X, picked)
         r = torch.from_numpy(self._weight[rows] / self._total)
         bank.r_MG1B[0, 0, 0].copy_(r)
-        self.job.network.loss.load_targets(
-            bank.T_MGKB, bank.y_MGBT, bank.r_MG1B, self._smoothing
-        )
+        self.job.network.loss.load_targets(bank.T_MGKB, bank.y_MGBT, bank.r_MG1B, self._smoothing)
         self._loaded = True
 
     def __call__(self, params_P: np.ndarray) -> tuple[float, np.ndarray]:

@@ -45,7 +45,8 @@ class _Run:
         """Fix the result: the weights at hand, or the best ones."""
         progress = self.progress
         assert progress.reason is not None
-        params = progress.best_params() if best else member.params_P
+        diverged = progress.reason is StopReason.DIVERGED
+        params = progress.best_params(diverged=diverged) if best else member.params_P
         self.result = TrainResult(
             params=params.cpu().numpy().copy(),
             loss_curve=progress.loss_curve,

@@ -271,9 +271,9 @@ class SoftmaxCrossEntropy(Loss):
         if len(self.heads) == 1:
             softmax: list[Op] = [partial(torch.softmax, z_MKB, 1, out=d_MKB)]
         else:
-            softmax = [
-                partial(d_MKB[:, rows].copy_, z_MKB[:, rows]) for rows in self._slices()
-            ] + [partial(_softmax_, d_MKB[:, rows], 1) for rows in self._slices()]
+            softmax = [partial(d_MKB[:, rows].copy_, z_MKB[:, rows]) for rows in self._slices()] + [
+                partial(_softmax_, d_MKB[:, rows], 1) for rows in self._slices()
+            ]
         return [*softmax, partial(torch.addcmul, t_MKB, d_MKB, r_M1B, out=d_MKB)]
 
     def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
@@ -317,7 +317,13 @@ class CallableLoss(Loss):
 
     def rows(self, y_NK: Tensor, z_NK: Tensor) -> Tensor:
         """Loss of each row, shape (n,); refuses a result of another shape."""
-        losses = self.function(y_NK, z_NK)
+        try:
+            losses = self.function(y_NK, z_NK)
+        except RuntimeError as error:
+            raise ValueError(
+                "loss: the callable loss(y_true, y_pred) failed on two tensors of shape "
+                f"{tuple(z_NK.shape)}: {error}"
+            ) from error
         n = z_NK.shape[0]
         if not isinstance(losses, Tensor) or losses.shape not in ((n,), tuple(z_NK.shape)):
             seen = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
@@ -334,6 +340,12 @@ class CallableLoss(Loss):
                 with torch.enable_grad():
                     z_BK = z_KB.T.clone().requires_grad_()
                     losses = self.rows(t_KB.T.clone(), z_BK)
+                    if not losses.requires_grad:
+                        raise ValueError(
+                            "loss: a callable loss(y_true, y_pred) must be written in torch "
+                            "operations on y_pred, so that it can be differentiated; the tensor it "
+                            "returned does not depend on y_pred (detached, or made with numpy?)."
+                        )
                     # Rows of weight 0 (padding) take no part, not even through a 0 * inf.
                     (gradient,) = torch.autograd.grad(losses, z_BK, r_1B[0].to(losses.dtype))
                 d_KB.copy_(gradient.T)

@@ -279,9 +279,7 @@ class StackedNetwork:
         return [clip]
 
 
-def _bind_affine(
-    x: Tensor | SparseRows, W_Mio: Tensor, b_Mo: Tensor, z_MBo: Tensor
-) -> list[Op]:
+def _bind_affine(x: Tensor | SparseRows, W_Mio: Tensor, b_Mo: Tensor, z_MBo: Tensor) -> list[Op]:
     if isinstance(x, SparseRows):
         return [x.bind_times(W_Mio, z_MBo), add_row(z_MBo, b_Mo)]
     return affine(x, W_Mio, b_Mo, z_MBo)

@@ -25,7 +25,6 @@ from torch import Tensor
 from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.spec import OptimizerKind, OptimizerSpec
 
-
 _ALL = slice(0, None)
 
 
@@ -131,9 +130,7 @@ class StackOptimizer(ABC):
         return (rates[m], self.decays[m], self.steps[m], self.specs[m])
 
     @abstractmethod
-    def _update(
-        self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int
-    ) -> None:
+    def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         """Update the models ``rows``; t counts this step."""
 
 
@@ -142,9 +139,7 @@ class _SGD(StackOptimizer):
 
     n_moments = 1
 
-    def _update(
-        self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int
-    ) -> None:
+    def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         p, g, v = self._params[rows], self._grads[rows], self.moments[0][rows]
         v.mul_(spec.momentum).add_(g, alpha=-rate)
         if spec.nesterov:
@@ -181,9 +176,7 @@ class _Adam(StackOptimizer):
         self._set_t = self._t.numpy().fill if on_cpu else self._t.fill_
         self._views: dict[tuple[int, int | None], list[list[Tensor]]] = {}
 
-    def _update(
-        self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int
-    ) -> None:
+    def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         if decay > 0:
             self._params[rows, : self._n_weights].mul_(1 - rate * decay)
         root = math.sqrt(1 - spec.beta_2**t)

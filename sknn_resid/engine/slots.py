@@ -34,7 +34,7 @@ class SparseRows:
         def times() -> None:
             for X, W, out in zip(self.batch_M, W_Mij, out_MBj, strict=True):
                 assert X is not None
-                out[: X.shape[0]] = torch.from_numpy(X @ W.numpy())
+                out[: X.shape[0]] = torch.from_numpy(X @ _numpy_of(W))
 
         return times
 
@@ -44,10 +44,15 @@ class SparseRows:
         def times() -> None:
             for X, delta, out in zip(self.batch_M, delta_MBj, out_Mij, strict=True):
                 assert X is not None
-                product = X.T @ np.ascontiguousarray(delta[: X.shape[0]].numpy())
+                product = X.T @ np.ascontiguousarray(_numpy_of(delta[: X.shape[0]]))
                 out.copy_(torch.from_numpy(product))
 
         return times
+
+
+def _numpy_of(tensor: Tensor) -> np.ndarray:
+    """As numpy; bfloat16, which numpy and scipy do not know, as float32."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +136,7 @@ class SlotBank:
         if sparse:
             self.sparse_G = [SparseRows([None] * M) for _ in range(G)]
         else:
-            self.X_MGBD = torch.zeros(
-                (M, G, B, n_features), dtype=product_dtype, device=device
-            )
+            self.X_MGBD = torch.zeros((M, G, B, n_features), dtype=product_dtype, device=device)
         self.slots = [self._slot(g) for g in range(G)]
 
     def _slot(self, g: int) -> BatchSlot:
@@ -185,11 +188,12 @@ def gather_rows(X: object, rows: np.ndarray, out_nD: Tensor) -> None:
     assert isinstance(X, np.ndarray)
     if out_nD.device.type == "cpu" and out_nD.dtype in (torch.float32, torch.float64):
         out = out_nD.numpy()
-        if out.dtype == X.dtype:
+        if out.dtype == X.dtype and X.flags.c_contiguous:
             # mode="clip" writes straight into out; the default would go through a buffer.
             X.take(rows, axis=0, out=out, mode="clip")
             return
-    out_nD.copy_(torch.from_numpy(X.take(rows, axis=0)))
+    # Indexing, not take: take first copies the whole of an array that is not C-contiguous.
+    out_nD.copy_(torch.from_numpy(X[rows]))
 
 
 def slots_per_segment(batch_bytes: int, n_batches: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sknn_resid.engine.data import RowOrder
-from sknn_resid.engine.job import TrainJob
+from sknn_resid.engine.job import TrainJob, target_tensor
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
@@ -99,7 +99,7 @@ class Stack:
             self._smoothing_M = torch.tensor(
                 [job.train.label_smoothing for job in jobs], dtype=first.network.dtype
             ).to(first.device)
-        self._targets = [self._target_tensor(job) for job in jobs]
+        self._targets = [target_tensor(job) for job in jobs]
         self._scale = first.network.loss.reported_scale(first.network.n_outputs)
         per_batch = (len(jobs), self._n_batches)
         self._value_Mb, self._square_Mb = np.zeros(per_batch), np.zeros(per_batch)
@@ -107,10 +107,6 @@ class Stack:
         self._live_Mb = np.ones(per_batch, dtype=bool)
         self._segments = self._make_segments()
         self._loaded = False
-
-    def _target_tensor(self, job: TrainJob) -> Tensor:
-        dtype = torch.int64 if job.network.loss.codes else job.network.dtype
-        return torch.as_tensor(job.data.y, dtype=dtype).to(job.device)
 
     # -- memory ------------------------------------------------------------------------------
 
@@ -141,7 +137,9 @@ class Stack:
             programs = [self._bind(bank, g) for g in range(bank.n_slots)]
             for first in range(0, n_full, bank.n_slots):
                 used = min(bank.n_slots, n_full - first)
-                segments.append(_Segment(bank, bank.used(used), programs[:used], slice(first, first + used)))
+                segments.append(
+                    _Segment(bank, bank.used(used), programs[:used], slice(first, first + used))
+                )
         if n_full < self._n_batches:
             bank = self._make_bank(1, self._tail)
             last = slice(n_full, n_full + 1)

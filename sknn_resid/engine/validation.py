@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.data import as_tensor
 from sknn_resid.engine.fitted import FittedNetwork
 from sknn_resid.engine.history import EpochView, Progress, ValidationView
 from sknn_resid.engine.job import EpochWeights, TrainJob
@@ -53,7 +54,7 @@ def _validation_loss(job: TrainJob, logits_NK: np.ndarray) -> float:
     r = torch.as_tensor(weight / weight.sum(), dtype=dtype)[None, None, None]
     z = torch.as_tensor(logits_NK.T.copy(), dtype=dtype)[None, None]
     y_dtype = torch.int64 if loss.codes else dtype
-    y = torch.as_tensor(np.asarray(part.y), dtype=y_dtype)[None, None]
+    y = as_tensor(np.asarray(part.y)).to(y_dtype)[None, None]
     targets = torch.zeros_like(z)
     loss.load_targets(targets, y, r, None)
     return float(loss.value(z, targets, r)) * loss.reported_scale(job.network.n_outputs)

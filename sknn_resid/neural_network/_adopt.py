@@ -14,7 +14,7 @@ from sknn_resid._sklearn_compat import check_optimize_result
 from sknn_resid.engine.history import Resume, StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult
 from sknn_resid.engine.network import Layout
-from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
 
 _NON_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
@@ -71,8 +71,26 @@ def check_same_shape(coefs: Sequence[np.ndarray], sizes: Sequence[int]) -> None:
         )
 
 
+def network_attributes(network: NetworkSpec, est: Any, probe: Any) -> dict[str, Any]:
+    """What prediction needs beside the weights."""
+    return {
+        "n_layers_": len(network.layer_sizes),
+        "n_outputs_": network.n_outputs,
+        "out_activation_": est._out_activation(),
+        "_fitted_activations": network.activations,
+        "_fitted_loss": network.loss,
+        "_namespace_probe": probe,
+    }
+
+
 def adopt(
-    est: Any, job: TrainJob, result: TrainResult, *, resumed: bool, incremental: bool
+    est: Any,
+    job: TrainJob,
+    result: TrainResult,
+    probe: Any,
+    *,
+    resumed: bool,
+    incremental: bool,
 ) -> None:
     """Set the fitted attributes.
 
@@ -87,9 +105,8 @@ def adopt(
     dtype = np.float32 if est.dtype_ != "float64" else np.float64
     sizes = job.network.layer_sizes
     est.coefs_, est.intercepts_ = Layout(sizes).unpack(result.params.astype(dtype, copy=False))
-    est.n_layers_, est.n_outputs_ = len(sizes), job.network.n_outputs
-    est._fitted_activations, est._fitted_loss = job.network.activations, job.network.loss
-    est.out_activation_ = est._out_activation()
+    for name, value in network_attributes(job.network, est, probe).items():
+        setattr(est, name, value)
     est.n_iter_, est.loss_ = result.n_epochs, result.loss
     est.t_ = result.rows_seen
     lbfgs = job.train.optimizer.kind is OptimizerKind.LBFGS

@@ -72,11 +72,14 @@ class Home:
         return self.xp.empty(0, dtype=X.dtype, device=self.device)
 
 
+NUMPY = Home(None, None)
+
+
 def home_of(X: Any) -> Home:
     """Where X comes from; anything but an array of a dispatched namespace is numpy's."""
     xp, is_array_api, device = get_namespace_and_device(X)
     if not is_array_api or "numpy" in xp.__name__.rsplit(".", 1)[-1]:
-        return Home(None, None)
+        return NUMPY
     return Home(xp, device)
 
 
@@ -85,7 +88,9 @@ def _is_torch(xp: Any) -> bool:
 
 
 def _to_numpy(array: Any) -> Any:
-    if array is None or not hasattr(array, "__array_namespace__") and not isinstance(array, Tensor):
+    if array is None or (
+        not hasattr(array, "__array_namespace__") and not isinstance(array, Tensor)
+    ):
         return array
     if isinstance(array, np.ndarray):
         return array

@@ -1,33 +1,27 @@
-"""What both MLP estimators share: validate, describe, run, adopt, predict. No loop, no formula."""
+"""What both MLP estimators share in training: validate, describe, run, adopt. No loop, no formula."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sknn_resid._device import resolve_device
 from sknn_resid._sklearn_compat import (
     CallbackSupportMixin,
-    Interval,
-    Options,
-    StrOptions,
-    check_same_namespace,
     check_y,
     safe_indexing,
     validate_data,
 )
 from sknn_resid._validation import check_validation_arguments, check_weights, hidden_widths
-from sknn_resid.engine.data import Features, TrainingData, ValidationData
-from sknn_resid.engine.fitted import FittedNetwork
+from sknn_resid.engine.data import Features, TrainingData, ValidationData, row_major
 from sknn_resid.engine.history import EpochView, Resume, StopReason
 from sknn_resid.engine.job import TrainJob
 from sknn_resid.engine.losses import Loss
@@ -38,11 +32,13 @@ from sknn_resid.neural_network._adopt import (
     adopt,
     check_same_shape,
     forget,
+    network_attributes,
     resume_from,
     warn_of,
     warn_of_batch_size,
 )
 from sknn_resid.neural_network._arrays import Home, home_of
+from sknn_resid.neural_network._constraints import SHARED_CONSTRAINTS
 from sknn_resid.neural_network._holdout import Holdout, split_rows
 from sknn_resid.neural_network._interrupt import inside_many_fits
 from sknn_resid.neural_network._monitor import (
@@ -52,16 +48,13 @@ from sknn_resid.neural_network._monitor import (
     print_epoch,
     user_scorer,
 )
-from sknn_resid.neural_network._persistence import Persistent
 from sknn_resid.neural_network._params import (
-    ACTIVATIONS,
     activation_layers,
     initial_weights,
     train_spec,
     working_dtypes,
 )
-
-_NUMPY = Home(None, None)
+from sknn_resid.neural_network._persistence import Persistent
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,51 +72,13 @@ class _Task:
     probe: Any
 
 
-class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, BaseEstimator, ABC):
-    """Parameters, training and raw prediction of a multi-layer perceptron."""
+class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
+    """Parameters and training of a multi-layer perceptron."""
 
     _y_numeric: ClassVar[bool]
     _stratify: ClassVar[bool] = False
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS)), tuple, list],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam", "adamw"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [
-            StrOptions({"constant", "invscaling", "adaptive", "cosine", "one_cycle"})
-        ],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [
-            Interval(Integral, 1, None, closed="left"),
-            Options(Real, {np.inf}),
-        ],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "device": [str],
-        "dtype": [StrOptions({"float32", "float64", "bfloat16"}), None],
-        "max_time": [Interval(Real, 0, None, closed="neither"), None],
-        "early_stopping_metric": [str, callable],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "warmup_fraction": [Interval(Real, 0, 1, closed="both")],
-        "n_layers": [Interval(Integral, 0, None, closed="left"), None],
-        "width": [Interval(Integral, 1, None, closed="left"), None],
-    }
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = SHARED_CONSTRAINTS
 
     # -- what the two estimators say differently ---------------------------------------------
 
@@ -151,7 +106,9 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
     def _score_function(self, y: np.ndarray, weight: np.ndarray | None) -> Score:
         """scikit-learn's score of this kind of estimator, from raw outputs."""
 
-    def _class_weights(self, y: Any, incremental: bool) -> np.ndarray | None:
+    def _class_weights(
+        self, y: Any, weight: np.ndarray | None, incremental: bool
+    ) -> np.ndarray | None:
         """Weight of each row from its class."""
         return None
 
@@ -190,14 +147,16 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
             check_same_shape(weights[0], network.layer_sizes)
         if self.early_stopping and not incremental and task.holdout is None:
             task = self._with_split(task, rng)
-        bridge = None if incremental else CallbackBridge(self, X, y, sample_weight)
+        bridge = None
+        if not incremental:
+            state = network_attributes(network, self, task.probe)
+            bridge = CallbackBridge(self, X, y, sample_weight, state)
         resume = Resume() if first_call else resume_from(self, incremental=incremental)
         job = self._job(task, network, weights, rng, resume, bridge, incremental)
         if bridge is not None:
             bridge.begin()
         (result,) = run_jobs([job])
-        adopt(self, job, result, resumed=not first_call, incremental=incremental)
-        self._namespace_probe = task.probe
+        adopt(self, job, result, task.probe, resumed=not first_call, incremental=incremental)
         if bridge is not None:
             bridge.end()
         if result.reason is StopReason.INTERRUPTED and inside_many_fits():
@@ -249,9 +208,9 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
             reset=first_call,
         )
         targets, y_ok = self._training_targets(y_ok, incremental=incremental)
-        features = home.engine_features(X_ok)
+        features = row_major(home.engine_features(X_ok))
         weight = check_weights(weight_np, features)
-        by_class = self._class_weights(y_ok, incremental)
+        by_class = self._class_weights(y_ok, weight, incremental)
         if by_class is not None:
             weight = by_class if weight is None else weight * by_class
         holdout = None
@@ -353,13 +312,13 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
             rng_is_shared=isinstance(self.random_state, np.random.RandomState),
             dropout_seed=int(rng.randint(np.iinfo(np.int32).max)) if self.dropout > 0 else None,
             validation=validation,
-            score=None if holdout is None else self._validation_score(task, holdout),
+            score=None if holdout is None else self._validation_score(task, holdout, network),
             on_epoch=self._epoch_hook(bridge, spec.watch_validation),
             resume=resume,
             device=torch.device(self.device_),
         )
 
-    def _validation_score(self, task: _Task, holdout: Holdout) -> Score:
+    def _validation_score(self, task: _Task, holdout: Holdout, network: NetworkSpec) -> Score:
         metric = self.early_stopping_metric
         if metric == "score":
             return self._score_function(holdout.y, holdout.weight)
@@ -371,7 +330,9 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
             if holdout.validation_rows is not None:
                 X = safe_indexing(X, holdout.validation_rows)
                 y = safe_indexing(y, holdout.validation_rows)
-        return user_scorer(self, metric, X, y, holdout.weight)
+        now = copy.copy(self)
+        vars(now).update(network_attributes(network, self, task.probe))
+        return user_scorer(now, metric, X, y, holdout.weight)
 
     def _epoch_hook(self, bridge: CallbackBridge | None, validated: bool) -> Any:
         listening = bridge is not None and bridge.active
@@ -384,87 +345,6 @@ class BaseMLP(Persistent, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin,
             return bridge.end_epoch(view) if listening else False
 
         return hook
-
-    # -- prediction --------------------------------------------------------------------------
-
-    def _network(self) -> FittedNetwork:
-        """The fitted network, made from the public attributes: what they say is what predicts."""
-        return FittedNetwork(self.coefs_, self.intercepts_, self._fitted_activations, self._fitted_loss)
-
-    def _checked(self, X: Any, method: str) -> tuple[Features, Home]:
-        """X in the engine's form, and where it came from."""
-        check_is_fitted(self, "coefs_")
-        if self._is_plain(X):
-            return X, _NUMPY
-        if get_config()["array_api_dispatch"]:
-            check_same_namespace(X, self, attribute="_namespace_probe", method=method)
-        home = home_of(X)
-        X_ok = validate_data(
-            self, X, accept_sparse=["csr"], dtype=home.float_dtypes, reset=False
-        )
-        return home.engine_features(X_ok), home
-
-    def _is_plain(self, X: Any) -> bool:
-        """Whether X is certainly what full validation would let pass unchanged.
-
-        Full validation takes 80 to 100 microseconds, several times what a small network needs for a
-        row. A finite sum proves that every value is finite; a sum that is not finite proves nothing
-        (it may have overflowed) and goes the long way.
-        """
-        if (
-            type(X) is not np.ndarray
-            or X.ndim != 2
-            or X.dtype != self.coefs_[0].dtype
-            or X.shape[0] == 0
-            or X.shape[1] != self.n_features_in_
-            or hasattr(self, "feature_names_in_")
-            or get_config()["array_api_dispatch"]
-        ):
-            return False
-        with np.errstate(over="ignore", invalid="ignore"):
-            return bool(np.isfinite(X.sum()))
-
-    def _outputs(self, X: Any, method: str, *, linked: bool = True) -> tuple[Any, Home]:
-        """Predictions (n, K), on the scale of the target or raw; a tensor stays on its device."""
-        features, home = self._checked(X, method)
-        network = self._network()
-        if isinstance(features, torch.Tensor):
-            return network.run_on_device(features, linked=linked), home
-        device = self._prediction_device()
-        run = network.outputs if linked else network.logits
-        return run(features, device), home
-
-    def _prediction_device(self) -> torch.device | None:
-        """Where it was fitted if that device is there, else the CPU (None)."""
-        if self.device_ == "cpu":
-            return None
-        try:
-            return resolve_device(self.device_)
-        except ValueError:
-            return None
-
-    def transform(self, X: Any) -> Any:
-        """Activations of the last hidden layer.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-
-        Returns
-        -------
-        H : ndarray of shape (n_samples, hidden_layer_sizes[-1])
-            What the output layer sees; X itself where there is no hidden layer.
-        """
-        features, home = self._checked(X, "transform")
-        network = self._network()
-        if isinstance(features, torch.Tensor):
-            return home.send(network.run_on_device(features, hidden=True))
-        return home.send(network.hidden(features, self._prediction_device()))
-
-    @property
-    def _n_features_out(self) -> int:
-        return int(self.coefs_[-1].shape[0])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

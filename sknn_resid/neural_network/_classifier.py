@@ -6,32 +6,28 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
-import sklearn.neural_network
-from sklearn.base import ClassifierMixin, TransformerMixin
-from sklearn.utils import compute_sample_weight
+from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
-from sknn_resid._sklearn_compat import (
-    Interval,
-    StrOptions,
-    check_partial_fit_first_call,
-    fit_context,
-)
+from sknn_resid._sklearn_compat import Interval, StrOptions, fit_context
 from sknn_resid.engine.losses import Loss
 from sknn_resid.neural_network._arrays import as_numpy
 from sknn_resid.neural_network._base import BaseMLP, checked_targets, solver_is_stochastic
-from sknn_resid.neural_network._interop import export_sklearn, import_sklearn
+from sknn_resid.neural_network._class_weight import add_counts, balanced_rows, row_weights
+from sknn_resid.neural_network._interop import SklearnBridge
 from sknn_resid.neural_network._monitor import Score, accuracy
+from sknn_resid.neural_network._prediction import NetworkPredictor
 from sknn_resid.neural_network._targets import (
+    check_known,
+    first_codec,
     fit_codec,
     log_of,
-    multioutput_codec,
     unknown_labels,
 )
 
 
-class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
+class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
     """Multi-layer perceptron classifier.
 
     Takes the place of :class:`sklearn.neural_network.MLPClassifier`: the same parameters, attributes
@@ -96,8 +92,8 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
     max_fun : int, default=15000
         Most evaluations of 'lbfgs'.
     device : str, default='cpu'
-        'cpu', 'auto' (an accelerator if there is one and the work is large enough) or a torch device
-        such as 'cuda:0'. Never chosen by timing; `device_` says what was used.
+        'cpu', 'auto' (an accelerator if there is one and the work is large enough) or a torch
+        device such as 'cuda:0'. Never chosen by timing; `device_` says what was used.
     dtype : {'float32', 'float64', 'bfloat16'} or None, default=None
         None computes in the dtype of X (on an accelerator: float32). 'bfloat16' runs the matrix
         products in bfloat16 on float32 weights: faster for wide layers where the processor has it.
@@ -116,7 +112,8 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
         ``hidden_layer_sizes``.
     class_weight : dict, 'balanced' or None, default=None
         Weights of the classes, multiplied into ``sample_weight``. 'balanced' is
-        ``n_samples / (n_classes * count)``. Early stopping then tells scores within ``tol`` apart by the
+        ``n_samples / (n_classes * count)``, counted by ``sample_weight``; in ``partial_fit`` over
+        all calls so far. Early stopping then tells scores within ``tol`` apart by the
         validation loss, because heavy rows can make accuracy a step function.
     label_smoothing : float, default=0.0
         Part of each label that is spread evenly over the classes.
@@ -260,9 +257,7 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
         self.label_smoothing = label_smoothing
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
-    ):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Fit to data.
 
         Parameters
@@ -313,7 +308,9 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
         self : object
             The fitted estimator.
         """
-        self._first_classes(y, classes)
+        codec = first_codec(self, y, classes)
+        if codec is not None:
+            self._codec, self.classes_ = codec, codec.classes
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X):
@@ -390,51 +387,7 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
             return float(np.average(right, weights=sample_weight))
         return super().score(X, y, sample_weight)
 
-    def to_sklearn(self):
-        """The same fitted network as a scikit-learn estimator.
-
-        Returns
-        -------
-        estimator : sklearn.neural_network.MLPClassifier
-            Predicts the same and can be trained on by scikit-learn.
-
-        Raises
-        ------
-        ValueError
-            If scikit-learn's class cannot make the same predictions (another activation, several
-            multi-class targets).
-        """
-        return export_sklearn(self, sklearn.neural_network.MLPClassifier)
-
-    @classmethod
-    def from_sklearn(cls, estimator):
-        """Our estimator with the parameters and the fitted state of scikit-learn's.
-
-        Parameters
-        ----------
-        estimator : sklearn.neural_network.MLPClassifier
-            Fitted or not.
-
-        Returns
-        -------
-        estimator : MLPClassifier
-            Predicts the same and trains on where the other one stood.
-        """
-        return import_sklearn(cls, estimator)
-
     # -- what BaseMLP asks for ---------------------------------------------------------------
-
-    def _first_classes(self, y, classes):
-        """In the first ``partial_fit``, learn all classes there will be."""
-        codec = multioutput_codec(y, classes) if not hasattr(self, "classes_") else None
-        if codec is not None:
-            self.classes_ = codec.classes
-        elif isinstance(getattr(self, "classes_", None), list):
-            return
-        elif check_partial_fit_first_call(self, classes):
-            codec = fit_codec(np.asarray(self.classes_)) if _is_flat(y) else fit_codec(as_numpy(y))
-        if codec is not None:
-            self._codec = codec
 
     def _training_targets(self, y, *, incremental):
         if y.ndim == 2 and y.shape[1] == 1:
@@ -443,25 +396,9 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
             self._codec = fit_codec(y)
             self.classes_ = self._codec.classes
         else:
-            self._check_known(y)
+            check_known(self._codec, y, warm_start=self.warm_start)
         self._label_binarizer = self._codec.label_binarizer()
         return self._codec.encode(y), y
-
-    def _check_known(self, y):
-        codec = self._codec
-        unknown = unknown_labels(codec, y)
-        if self.warm_start and codec.kind in ("binary", "multiclass"):
-            classes = np.unique(y)
-            if set(classes.tolist()) != set(codec.classes.tolist()):
-                raise ValueError(
-                    "warm_start can only be used where `y` has the same classes as in the previous "
-                    f"call to fit. Previously got {self.classes_}, `y` has {classes}"
-                )
-        elif unknown:
-            raise ValueError(
-                f"`y` has classes not in `self.classes_`: {unknown}. `self.classes_` has "
-                f"{self.classes_}. Name every class in the first call of partial_fit (classes=)."
-            )
 
     def _validation_targets(self, y, X):
         y = checked_targets(self, X, y)
@@ -473,16 +410,16 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
             )
         return self._codec.encode(y)
 
-    def _class_weights(self, y, incremental):
+    def _class_weights(self, y, weight, incremental):
         if self.class_weight is None:
             return None
         if incremental and self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' is not supported for partial_fit: the counts of one batch "
-                "are not those of all the data. Compute weights with "
-                "sklearn.utils.class_weight.compute_class_weight and pass them as a dict."
-            )
-        return compute_sample_weight(self.class_weight, y)
+            # The counts of one batch are not those of all the data: they are kept up over calls.
+            counts = getattr(self, "_class_counts", None)
+            self._class_counts = add_counts(counts, self._codec, y, weight)
+            return balanced_rows(self._class_counts, self._codec, y)
+        self.__dict__.pop("_class_counts", None)
+        return row_weights(self.class_weight, self._codec, y, weight)
 
     def _n_logits(self, y):
         return self._codec.n_outputs
@@ -512,7 +449,3 @@ class MLPClassifier(TransformerMixin, ClassifierMixin, BaseMLP):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _is_flat(y):
-    return np.ndim(as_numpy(y)) == 1 or np.shape(y)[1] == 1

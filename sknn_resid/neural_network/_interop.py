@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import sklearn.neural_network
 from sklearn.utils.validation import check_is_fitted
 
 from sknn_resid._sklearn_compat import AdamOptimizer, SGDOptimizer
@@ -38,7 +39,48 @@ _SHARED = (
 _CURVES = ("loss_curve_", "validation_scores_")
 
 
-def export_sklearn(est: Any, target: type) -> Any:
+class SklearnBridge:
+    """``to_sklearn`` and ``from_sklearn``."""
+
+    def to_sklearn(self) -> Any:
+        """The same fitted network as a scikit-learn estimator.
+
+        Returns
+        -------
+        estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+            Predicts the same and can be trained on by scikit-learn.
+
+        Raises
+        ------
+        ValueError
+            If scikit-learn's class cannot make the same predictions (another activation, several
+            multi-class targets).
+
+        Warns
+        -----
+        UserWarning
+            If training on in scikit-learn would go another way (dropout, another loss or solver).
+        """
+        return _export(self, getattr(sklearn.neural_network, type(self).__name__))
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any) -> Any:
+        """Our estimator with the parameters and the fitted state of scikit-learn's.
+
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+            Fitted or not.
+
+        Returns
+        -------
+        estimator : MLPClassifier or MLPRegressor
+            Predicts the same and trains on where the other one stood.
+        """
+        return _import(cls, estimator)
+
+
+def _export(est: Any, target: type) -> Any:
     """A fitted scikit-learn estimator of class ``target`` that predicts as ``est`` does.
 
     Raises
@@ -111,7 +153,7 @@ def _their_parameters(est: Any, target: type) -> tuple[dict[str, Any], dict[str,
     return params, lost
 
 
-def import_sklearn(cls: type, theirs: Any) -> Any:
+def _import(cls: type, theirs: Any) -> Any:
     """Our estimator of class ``cls`` with the parameters and the fitted state of scikit-learn's."""
     if type(theirs).__name__ != cls.__name__:
         raise ValueError(

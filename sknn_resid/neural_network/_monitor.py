@@ -49,9 +49,7 @@ def negative_loss(view: ValidationView) -> float:
     return -view.loss
 
 
-def user_scorer(
-    est: Any, scoring: Any, X: Any, y: Any, weight: np.ndarray | None
-) -> Score:
+def user_scorer(est: Any, scoring: Any, X: Any, y: Any, weight: np.ndarray | None) -> Score:
     """A scikit-learn scorer on the estimator as it is after the epoch."""
     scorer = check_scoring(est, scoring)
 
@@ -77,7 +75,8 @@ def print_epoch(view: EpochView, est: Any, *, validated: bool) -> None:
             "consecutive epochs."
         )
         if view.lowered_rate is None:
-            print(f"{message} Stopping.")
+            small = " Learning rate too small." if est.learning_rate == "adaptive" else ""
+            print(f"{message}{small} Stopping.")
         else:
             print(f"{message} Setting learning rate to {view.lowered_rate:f}")
 
@@ -90,15 +89,14 @@ class CallbackBridge:
     the one before and training goes on.
     """
 
-    def __init__(self, est: Any, X: Any, y: Any, weight: Any) -> None:
+    def __init__(self, est: Any, X: Any, y: Any, weight: Any, state: dict[str, Any]) -> None:
+        self._state = state
         # scipy's minimiser may count its iterations differently from max_iter
         max_epochs = None if est.solver == "lbfgs" else est.max_iter
         self._est, self._X, self._y = est, X, y
         self._metadata = None if weight is None else {"sample_weight": weight}
         self._context = est._init_callback_context(max_subtasks=max_epochs)
-        self._context.call_on_fit_task_begin(
-            estimator=est, X=X, y=y, metadata=self._metadata
-        )
+        self._context.call_on_fit_task_begin(estimator=est, X=X, y=y, metadata=self._metadata)
         self._task: Any = None
         self.active = bool(self._context._callbacks)
 
@@ -122,7 +120,8 @@ class CallbackBridge:
 
         def attributes() -> dict[str, Any]:
             coefs, intercepts = view.weights()
-            return {"coefs_": coefs, "intercepts_": intercepts, "n_iter_": view.epoch}
+            weights = {"coefs_": coefs, "intercepts_": intercepts, "n_iter_": view.epoch}
+            return self._state | weights
 
         stop = self._task.call_on_fit_task_end(
             estimator=self._est,

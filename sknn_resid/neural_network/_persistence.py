@@ -91,7 +91,7 @@ class Persistent:
             If the file is not one of ours, or holds an estimator of another class.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             meta = json.loads(str(arrays.pop("meta")))
             known = meta["format"] == FORMAT

@@ -6,20 +6,20 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
-import sklearn.neural_network
-from sklearn.base import RegressorMixin, TransformerMixin
+from sklearn.base import RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
 from sknn_resid._sklearn_compat import Interval, StrOptions, fit_context
 from sknn_resid.engine.losses import Loss
 from sknn_resid.neural_network._base import BaseMLP, checked_targets, solver_is_stochastic
-from sknn_resid.neural_network._interop import export_sklearn, import_sklearn
+from sknn_resid.neural_network._interop import SklearnBridge
 from sknn_resid.neural_network._monitor import Score, r2
 from sknn_resid.neural_network._params import REGRESSION_LOSSES, regression_loss
+from sknn_resid.neural_network._prediction import NetworkPredictor
 
 
-class MLPRegressor(TransformerMixin, RegressorMixin, BaseMLP):
+class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
     """Multi-layer perceptron regressor.
 
     Takes the place of :class:`sklearn.neural_network.MLPRegressor`: the same parameters, attributes
@@ -32,9 +32,9 @@ class MLPRegressor(TransformerMixin, RegressorMixin, BaseMLP):
     Parameters
     ----------
     loss : str or callable, default='squared_error'
-        'squared_error', 'poisson' (log link, ``y >= 0``), 'absolute_error', 'huber', 'quantile', or a
-        function ``loss(y_true, y_pred)`` of two tensors of shape (n, n_outputs), written in torch
-        operations, that gives the loss of each row, shape (n,) or (n, n_outputs).
+        'squared_error', 'poisson' (log link, ``y >= 0``), 'absolute_error', 'huber', 'quantile',
+        or a function ``loss(y_true, y_pred)`` of two tensors of shape (n, n_outputs), written in
+        torch operations, that gives the loss of each row, shape (n,) or (n, n_outputs).
     hidden_layer_sizes : array-like of int, default=(100,)
         Widths of the hidden layers.
     activation : str or tuple of str, default='relu'
@@ -87,8 +87,8 @@ class MLPRegressor(TransformerMixin, RegressorMixin, BaseMLP):
     max_fun : int, default=15000
         Most evaluations of 'lbfgs'.
     device : str, default='cpu'
-        'cpu', 'auto' (an accelerator if there is one and the work is large enough) or a torch device
-        such as 'cuda:0'. Never chosen by timing; `device_` says what was used.
+        'cpu', 'auto' (an accelerator if there is one and the work is large enough) or a torch
+        device such as 'cuda:0'. Never chosen by timing; `device_` says what was used.
     dtype : {'float32', 'float64', 'bfloat16'} or None, default=None
         None computes in the dtype of X (on an accelerator: float32). 'bfloat16' runs the matrix
         products in bfloat16 on float32 weights: faster for wide layers where the processor has it.
@@ -248,9 +248,7 @@ class MLPRegressor(TransformerMixin, RegressorMixin, BaseMLP):
         self.huber_delta = huber_delta
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None
-    ):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Fit to data.
 
         Parameters
@@ -316,38 +314,6 @@ class MLPRegressor(TransformerMixin, RegressorMixin, BaseMLP):
         outputs, home = self._outputs(X, "predict")
         return home.send(outputs[:, 0] if outputs.shape[1] == 1 else outputs)
 
-    def to_sklearn(self):
-        """The same fitted network as a scikit-learn estimator.
-
-        Returns
-        -------
-        estimator : sklearn.neural_network.MLPRegressor
-            Predicts the same and can be trained on by scikit-learn.
-
-        Raises
-        ------
-        ValueError
-            If scikit-learn's class cannot make the same predictions (another activation, several
-            multi-class targets).
-        """
-        return export_sklearn(self, sklearn.neural_network.MLPRegressor)
-
-    @classmethod
-    def from_sklearn(cls, estimator):
-        """Our estimator with the parameters and the fitted state of scikit-learn's.
-
-        Parameters
-        ----------
-        estimator : sklearn.neural_network.MLPRegressor
-            Fitted or not.
-
-        Returns
-        -------
-        estimator : MLPRegressor
-            Predicts the same and trains on where the other one stood.
-        """
-        return import_sklearn(cls, estimator)
-
     # -- what BaseMLP asks for ---------------------------------------------------------------
 
     def _training_targets(self, y, *, incremental):
@@ -378,3 +344,8 @@ class MLPRegressor(TransformerMixin, RegressorMixin, BaseMLP):
 
     def _score_function(self, y, weight) -> Score:
         return r2(self._loss(), y, weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.positive_only = self.loss == "poisson"
+        return tags

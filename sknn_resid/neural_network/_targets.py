@@ -12,9 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import (
+    check_classification_targets,
+    type_of_target,
+    unique_labels,
+)
 
+from sknn_resid._sklearn_compat import check_partial_fit_first_call
 from sknn_resid.engine.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
+from sknn_resid.neural_network._arrays import as_numpy
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +77,7 @@ class LabelCodec:
     def codes_from_logits(self, z_NK: np.ndarray) -> np.ndarray:
         """Predicted codes: (n,) for one target, (n, K) or (n, T) for several."""
         if self.kind == "binary":
-            return (z_NK[:, 0] > 0).astype(np.intp)
+            return ((z_NK[:, 0] > 0) & (len(self.classes) > 1)).astype(np.intp)
         if self.kind == "multiclass":
             return z_NK.argmax(1)
         if self.kind == "multilabel":
@@ -127,7 +133,7 @@ def fit_codec(y: np.ndarray, classes: Any = None) -> LabelCodec:
         return LabelCodec("multilabel", np.arange(y.shape[1]))
     if target == "multiclass-multioutput":
         return LabelCodec("multioutput", [np.unique(y[:, t]) for t in range(y.shape[1])])
-    known = np.unique(y if classes is None else np.asarray(classes))
+    known = unique_labels(y if classes is None else np.asarray(classes))
     return LabelCodec("binary" if len(known) <= 2 else "multiclass", known)
 
 
@@ -151,6 +157,13 @@ def multioutput_codec(y: Any, classes: Any) -> LabelCodec | None:
 
 def unknown_labels(codec: LabelCodec, y: np.ndarray) -> list[Any]:
     """Labels of ``y`` that the codec does not know."""
+    n_targets = y.shape[1] if y.ndim == 2 else 1
+    expected = len(codec.classes) if codec.kind in ("multilabel", "multioutput") else 1
+    if n_targets != expected:
+        raise ValueError(
+            f"y has {n_targets} target columns, but the fitted model has {expected}. "
+            "Give y the columns of the first call, or fit a new model."
+        )
     if codec.kind == "multilabel":
         return []
     if codec.kind == "multioutput":
@@ -162,11 +175,43 @@ def unknown_labels(codec: LabelCodec, y: np.ndarray) -> list[Any]:
     return np.setdiff1d(y, codec.classes).tolist()
 
 
+def first_codec(est: Any, y: Any, classes: Any) -> LabelCodec | None:
+    """In the first ``partial_fit``, the codec of all classes there will be; later None."""
+    if not hasattr(est, "classes_"):
+        codec = multioutput_codec(y, classes)
+        if codec is not None:
+            return codec
+    elif isinstance(est.classes_, list):
+        return None
+    if not check_partial_fit_first_call(est, classes):
+        return None
+    flat = np.ndim(as_numpy(y)) == 1 or np.shape(y)[1] == 1
+    return fit_codec(np.asarray(est.classes_) if flat else as_numpy(y))
+
+
+def check_known(codec: LabelCodec, y: np.ndarray, *, warm_start: bool) -> None:
+    """Refuse labels that the fitted model does not know; a warm start needs all it knows."""
+    unknown = unknown_labels(codec, y)
+    if warm_start and codec.kind in ("binary", "multiclass"):
+        classes = unique_labels(y)
+        if set(classes.tolist()) != set(codec.classes.tolist()):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous "
+                f"call to fit. Previously got {codec.classes}, `y` has {classes}"
+            )
+    elif unknown:
+        raise ValueError(
+            f"`y` has classes not in `self.classes_`: {unknown}. `self.classes_` has "
+            f"{codec.classes}. Name every class in the first call of partial_fit (classes=)."
+        )
+
+
 def log_of(probabilities: Any) -> Any:
     """Natural logarithm of what ``predict_proba`` gives: an array, or a list of arrays."""
     if isinstance(probabilities, list):
         return [np.log(p) for p in probabilities]
     if isinstance(probabilities, np.ndarray):
         return np.log(probabilities, out=probabilities)
-    xp = probabilities.__array_namespace__() if hasattr(probabilities, "__array_namespace__") else torch
-    return xp.log(probabilities)
+    if isinstance(probabilities, torch.Tensor):
+        return probabilities.log()
+    return probabilities.__array_namespace__().log(probabilities)

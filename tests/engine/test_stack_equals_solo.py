@@ -217,7 +217,7 @@ def test_one_diverging_member_changes_no_other(n_models, diverging):
     wild = 0 if diverging == "first" else n_models - 1
     wild_train = replace(
         jobs[wild].train,
-        optimizer=replace(jobs[wild].train.optimizer, learning_rate=50.0),
+        optimizer=replace(jobs[wild].train.optimizer, learning_rate=1e6),
         max_epochs=20,
         patience=np.inf,
     )
