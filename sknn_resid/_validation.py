@@ -1,4 +1,4 @@
-"""Checks that scikit-learn has no words for. Every message names the parameter, rule, value and fix."""
+"""Checks that scikit-learn has no words for: messages name parameter, rule, value and fix."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def check_weights(sample_weight: Any, X: Any, name: str = "sample_weight") -> np
     if sample_weight is None:
         return None
     try:
-        weights = check_sample_weight(
-            sample_weight, X, dtype=np.float64, allow_all_zero_weights=True
-        )
+        weights = check_sample_weight(sample_weight, X, dtype=np.float64)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     if (weights < 0).any():
@@ -33,11 +31,6 @@ def check_weights(sample_weight: Any, X: Any, name: str = "sample_weight") -> np
         raise ValueError(
             f"{name}: weights must not be negative, got Negative values in data passed to "
             f"`sample_weight`: {weights[worst]:g} for row {worst}. Use 0 to leave a row out."
-        )
-    if not weights.any():
-        raise ValueError(
-            f"{name}: all weights are zero, so no row would be learned from. "
-            "Give at least one row a positive weight."
         )
     return weights
 
@@ -50,10 +43,10 @@ def hidden_widths(
     ``width`` alone gives every layer of the tuple that width; ``n_layers`` alone repeats the first
     width of the tuple.
     """
-    if isinstance(hidden_layer_sizes, Integral):
-        sizes: list[int] = [int(hidden_layer_sizes)]
-    else:
+    if isinstance(hidden_layer_sizes, Sequence | np.ndarray):
         sizes = list(hidden_layer_sizes)
+    else:
+        sizes = [hidden_layer_sizes]
     if n_layers is not None or width is not None:
         count = len(sizes) if n_layers is None else int(n_layers)
         if width is None and not sizes and count:

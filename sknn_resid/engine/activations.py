@@ -1,9 +1,9 @@
 """Hidden-layer activations: h = f(z) and delta_z = delta_h * f'(z).
 
 Each class documents its formula, its derivative and its source. ``forward_`` works in place
-(``z`` becomes ``h``); ``bind_backward`` binds the in-place product of ``delta`` with the derivative.
-Where f' can be written with h alone, z is not kept (``needs_input = False``) and the layer saves one
-buffer and one pass over memory; the others keep z.
+(``z`` becomes ``h``); ``bind_backward`` binds the in-place product of ``delta`` with the
+derivative. Where f' can be written with h alone, z is not kept (``needs_input = False``) and the
+layer saves one buffer and one pass over memory; the others keep z.
 
 The backward kernels are torch's fused elementwise ones (one pass over memory); the tests hold
 each of them against finite differences and against autograd.

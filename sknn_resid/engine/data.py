@@ -4,9 +4,9 @@ A job owns a row-index vector and a weight per row; X and y are shared by every 
 the same array. Unequal folds, subsamples, sample weights and class weights are all this one
 mechanism. Weight 0 marks padding.
 
-X may be a numpy array (also a read-only memory map: only the rows of a few batches are ever copied),
-a scipy CSR matrix (the first matrix product is then sparse) or a torch tensor that already lies on
-the device.
+X may be a numpy array (also a read-only memory map: only the rows of a few batches are ever
+copied), a scipy CSR matrix (the first matrix product is then sparse) or a torch tensor that already
+lies on the device.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
 
-Features = np.ndarray | scipy.sparse.csr_array | Tensor
+Features: TypeAlias = "np.ndarray | scipy.sparse.csr_array | Tensor"
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sknn_resid.engine.activations import Activation
-from sknn_resid.engine.data import Features, dense_chunk, row_chunks
+from sknn_resid.engine.data import Features, as_tensor, dense_chunk, row_chunks
 from sknn_resid.engine.kernels import numpy_speaks
 from sknn_resid.engine.losses import Loss
 
@@ -76,8 +76,8 @@ class FittedNetwork:
         pairs = zip(self.coefs[:n_layers], self.intercepts[:n_layers], strict=True)
         return [
             (
-                torch.from_numpy(w).to(device=device, dtype=dtype),
-                torch.from_numpy(b).to(device=device, dtype=dtype),
+                as_tensor(w).to(device=device, dtype=dtype),
+                as_tensor(b).to(device=device, dtype=dtype),
             )
             for w, b in pairs
         ]
@@ -86,7 +86,7 @@ class FittedNetwork:
         self, X: Features, device: torch.device | None, n_layers: int, *, linked: bool
     ) -> np.ndarray:
         device = device or torch.device("cpu")
-        dtype = torch.from_numpy(self.coefs[0]).dtype
+        dtype = torch.float32 if self.coefs[0].dtype == np.float32 else torch.float64
         layers = self._layers(n_layers, dtype, device)
         width = self.coefs[n_layers - 1].shape[1] if n_layers else self.coefs[0].shape[0]
         n = int(X.shape[0])

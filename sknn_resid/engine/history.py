@@ -169,10 +169,10 @@ class Progress:
         it ends with. As a rule the end is better still; but when training has diverged, the end of
         the best epoch is where the trouble began, and its start is what the loss was measured on.
         """
-        if not self.spec.watch_validation:
-            if diverged or not bool(self._best.isfinite().all()):
-                return self._best_start
-        return self._best
+        if self.spec.watch_validation:
+            return self._best
+        trusted = not diverged and bool(self._best.isfinite().all())
+        return self._best if trusted else self._best_start
 
     def has_finite_epoch(self) -> bool:
         """Whether any epoch of this call had a finite loss."""

@@ -1,4 +1,4 @@
-"""What one network's training starts from (`TrainJob`) and what it leaves behind (`TrainResult`)."""
+"""What one network's training starts from (`TrainJob`) and leaves behind (`TrainResult`)."""
 
 from __future__ import annotations
 

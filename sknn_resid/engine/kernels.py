@@ -32,8 +32,8 @@ Op = Callable[[], object]
 # Class-major products with 2 to 16 rows (logits, gradient of the output layer): MKL is up to 30 %
 # faster than OpenBLAS there (7 x 256 x 1024: 78 against 108 microseconds).
 NARROW = 16
-# Below this many multiplications the fused product-and-bias of torch beats a faster product followed
-# by an addition (150 x 4 x 100: 3.7 against 5.4 microseconds).
+# Below this many multiplications the fused product-and-bias of torch beats a faster product
+# followed by an addition (150 x 4 x 100: 3.7 against 5.4 microseconds).
 TINY_PRODUCT = 200_000
 
 

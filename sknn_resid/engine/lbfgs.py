@@ -1,9 +1,9 @@
 """Full-batch training by L-BFGS: scipy's minimiser on the engine's own forward and backward pass.
 
 Liu and Nocedal (1989). scipy gets scikit-learn's own pair: the reported loss (for squared error the
-mean over outputs) with the gradient of the objective (the sum over outputs). The computation runs in
-float64 whatever the data's dtype, as scikit-learn's does: the line search cannot work with the noise
-of float32.
+mean over outputs) with the gradient of the objective (the sum over outputs). The computation runs
+in float64 whatever the data's dtype, as scikit-learn's does: the line search cannot work with the
+noise of float32.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The training loop: epochs of a stack until every model has stopped.
 
 One loop serves one model and many. It holds no formula: steps are bound in `network`, updates in
-`optimizers`, counting and stopping in `history`. A model that has stopped leaves the stack as soon as
-half of it has; until then its steps go on unseen, on weights that were already saved.
+`optimizers`, counting and stopping in `history`. A model that has stopped leaves the stack as soon
+as half of it has; until then its steps go on unseen, on weights that were already saved.
 """
 
 from __future__ import annotations

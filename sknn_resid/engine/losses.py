@@ -2,8 +2,8 @@
 
 A loss has two faces, which the engine calls at different times:
 
-* ``bind_delta``: the derivative, once per step: delta = dJ/dz = r * dl/dz, where r_i = w_i / sum w is
-  the weight of row i in its batch, so that no later product needs a scale;
+* ``bind_delta``: the derivative, once per step: delta = dJ/dz = r * dl/dz, where r_i = w_i / sum w
+  is the weight of row i in its batch, so that no later product needs a scale;
 * ``value``: the figure itself, once per segment of many batches, for all of them in one call. It
   needs nothing but z, the targets and r, so that the step loop never waits for a number.
 

@@ -1,8 +1,8 @@
 """Learning-rate schedules: plain functions of how far training has come.
 
-A schedule answers three questions. Which factors does each step of this epoch get (cosine, one-cycle
-and warm-up move per step)? What is the rate after an epoch (inverse scaling)? What happens on a
-plateau (adaptive)? State, the current rate, lives in the loop.
+A schedule answers three questions. Which factors does each step of this epoch get (cosine,
+one-cycle and warm-up move per step)? What is the rate after an epoch (inverse scaling)? What
+happens on a plateau (adaptive)? State, the current rate, lives in the loop.
 """
 
 from __future__ import annotations

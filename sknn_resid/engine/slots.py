@@ -1,9 +1,9 @@
 """Memory for the batches of a stack: gathered rows, targets, weights, logits.
 
-A *segment* is a run of G batches that is gathered in one go, so that shuffled rows cost one copy for
-many steps and the losses of many steps are added up by one call. A *slot* is one batch of it: views
-that the steps are bound to once. A bank holds the slots of one batch length; an epoch needs at most
-two banks, one for full batches and one for the short last batch.
+A *segment* is a run of G batches that is gathered in one go, so that shuffled rows cost one copy
+for many steps and the losses of many steps are added up by one call. A *slot* is one batch of it:
+views that the steps are bound to once. A bank holds the slots of one batch length; an epoch needs
+at most two banks, one for full batches and one for the short last batch.
 """
 
 from __future__ import annotations

@@ -275,7 +275,7 @@ class Stack:
             self._square_Mb[:, segment.batches] = views.square_GM.T.cpu().numpy()
 
     def _epoch_loss(self) -> np.ndarray:
-        """Mean over the batches, each weighed by its rows (not by their weights), as scikit-learn."""
+        """Mean over the batches, each weighed by its number of rows, as in scikit-learn."""
         loss_M = np.vecdot(self._value_Mb, self._value_factor_Mb)
         if self._penalised:
             loss_M += np.vecdot(self._square_Mb, self._square_factor_Mb)

@@ -1,4 +1,4 @@
-"""What a training result becomes on the estimator: fitted attributes, and the warnings it deserves."""
+"""What a training result becomes on the estimator: fitted attributes, and due warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What both MLP estimators share in training: validate, describe, run, adopt. No loop, no formula."""
+"""What both MLP estimators share in training: validate, describe, run, adopt. No formula."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         return Holdout(None, None, features, targets, weight)
 
     def _with_split(self, task: _Task, rng: np.random.RandomState) -> _Task:
-        """Split off the validation part (L-BFGS has no epochs to stop: no split, as scikit-learn)."""
+        """Split off the validation part; not for L-BFGS, which has no epochs to stop."""
         if self.solver == "lbfgs":
             return task
         holdout = split_rows(

@@ -30,13 +30,13 @@ from sknn_resid.neural_network._targets import (
 class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
     """Multi-layer perceptron classifier.
 
-    Takes the place of :class:`sklearn.neural_network.MLPClassifier`: the same parameters, attributes
-    and, given the same ``random_state``, the same optimisation path, several times faster. Whatever
-    it adds is keyword-only and off by default.
+    Takes the place of :class:`sklearn.neural_network.MLPClassifier`: the same parameters,
+    attributes and, given the same ``random_state``, the same optimisation path, several times
+    faster. Whatever it adds is keyword-only and off by default.
 
     It minimises the cross-entropy of softmax outputs (multi-class) or logistic outputs (binary,
-    multi-label), ``sum_i w_i l_i / sum w``, plus the penalty. Several multi-class targets at once get
-    one softmax each.
+    multi-label), ``sum_i w_i l_i / sum w``, plus the penalty. Several multi-class targets at once
+    get one softmax each.
 
     Parameters
     ----------

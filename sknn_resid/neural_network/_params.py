@@ -1,8 +1,9 @@
-"""Constructor parameters -> engine specs: pure functions, one direction, no defaults of their own."""
+"""Constructor parameters -> engine specs: pure functions, no defaults of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def initial_weights(
     names = (activation,) if isinstance(activation, str) else tuple(activation)
     factor = 2.0 if names and all(name == "logistic" for name in names) else 6.0
     coefs, intercepts = [], []
-    for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+    for fan_in, fan_out in pairwise(sizes):
         bound = np.sqrt(factor / (fan_in + fan_out))
         coefs.append(rng.uniform(-bound, bound, (fan_in, fan_out)).astype(dtype, copy=False))
         intercepts.append(rng.uniform(-bound, bound, fan_out).astype(dtype, copy=False))
