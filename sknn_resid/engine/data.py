@@ -104,9 +104,8 @@ def dense_chunk(X: Features, rows: slice, dtype: torch.dtype, device: torch.devi
     part = X[rows]
     if isinstance(part, Tensor):
         return part.to(device=device, dtype=dtype)
-    if scipy.sparse.issparse(part):
-        part = part.toarray()
-    return as_tensor(np.asarray(part)).to(device=device, dtype=dtype)
+    dense = np.asarray(part.toarray() if scipy.sparse.issparse(part) else part)
+    return as_tensor(dense).to(device=device, dtype=dtype)
 
 
 def as_tensor(array: np.ndarray) -> Tensor:

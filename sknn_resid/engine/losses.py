@@ -271,9 +271,9 @@ class SoftmaxCrossEntropy(Loss):
         if len(self.heads) == 1:
             softmax: list[Op] = [partial(torch.softmax, z_MKB, 1, out=d_MKB)]
         else:
-            softmax = [partial(d_MKB[:, rows].copy_, z_MKB[:, rows]) for rows in self._slices()] + [
-                partial(_softmax_, d_MKB[:, rows], 1) for rows in self._slices()
-            ]
+            heads = [(z_MKB[:, rows], d_MKB[:, rows]) for rows in self._slices()]
+            softmax = [partial(d.copy_, z) for z, d in heads]
+            softmax += [partial(_softmax_, d, 1) for _, d in heads]
         return [*softmax, partial(torch.addcmul, t_MKB, d_MKB, r_M1B, out=d_MKB)]
 
     def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:

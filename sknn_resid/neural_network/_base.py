@@ -76,7 +76,6 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
     """Parameters and training of a multi-layer perceptron."""
 
     _y_numeric: ClassVar[bool]
-    _stratify: ClassVar[bool] = False
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = SHARED_CONSTRAINTS
 
@@ -114,6 +113,10 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
 
     def _label_smoothing(self) -> float:
         return 0.0
+
+    def _stratified(self) -> bool:
+        """Whether the validation part is split off by class, as scikit-learn does for two."""
+        return False
 
     def _break_ties_by_loss(self) -> bool:
         return False
@@ -252,7 +255,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             task.weight,
             fraction=float(self.validation_fraction),
             rng=rng,
-            stratify=self._stratify,
+            stratify=self._stratified(),
         )
         return replace(task, holdout=holdout)
 
@@ -331,18 +334,20 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
                 X = safe_indexing(X, holdout.validation_rows)
                 y = safe_indexing(y, holdout.validation_rows)
         now = copy.copy(self)
-        vars(now).update(network_attributes(network, self, task.probe))
+        for name, value in network_attributes(network, self, task.probe).items():
+            setattr(now, name, value)
         return user_scorer(now, metric, X, y, holdout.weight)
 
     def _epoch_hook(self, bridge: CallbackBridge | None, validated: bool) -> Any:
-        listening = bridge is not None and bridge.active
-        if not self.verbose and not listening:
+        if bridge is not None and not bridge.active:
+            bridge = None
+        if not self.verbose and bridge is None:
             return None
 
         def hook(view: EpochView) -> bool:
             if self.verbose:
                 print_epoch(view, self, validated=validated)
-            return bridge.end_epoch(view) if listening else False
+            return bridge is not None and bridge.end_epoch(view)
 
         return hook
 

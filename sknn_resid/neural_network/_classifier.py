@@ -441,8 +441,7 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         # path has no class_weight, has no say here.
         return self.class_weight is not None and self.early_stopping_metric == "score"
 
-    @property
-    def _stratify(self):
+    def _stratified(self):
         return self._codec.kind == "binary"
 
     def __sklearn_tags__(self):

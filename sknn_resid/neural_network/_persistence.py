@@ -60,12 +60,13 @@ class Persistent:
         """
         check_is_fitted(self, "coefs_")
         arrays, meta = _pack(self)
+        contents: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **arrays}
         # Written beside the target and moved, so that an interrupted save leaves the old file.
         target = os.fspath(path)
         partial = f"{target}.partial"
         try:
             with open(partial, "wb") as file:
-                np.savez(file, meta=np.array(json.dumps(meta)), **arrays)
+                np.savez(file, **contents)
             os.replace(partial, target)
         finally:
             if os.path.exists(partial):
@@ -205,8 +206,9 @@ def _decode_loss(fields: dict[str, Any]) -> Loss:
             losses.SoftmaxCrossEntropy,
         )
     }
+    kind: type[Any] = known[fields["type"]]
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k != "type"}
-    return known[fields["type"]](**values)
+    return kind(**values)
 
 
 def _pack_codec(codec: LabelCodec, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
@@ -250,7 +252,7 @@ def _encode(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return {"dict": pairs}
     if isinstance(value, np.random.RandomState):
         kind, keys, *rest = value.get_state(legacy=True)
-        arrays[f"param_{name}"] = keys
+        arrays[f"param_{name}"] = np.asarray(keys)
         return {"random_state": [kind, f"param_{name}", *rest]}
     raise ValueError(_is_code(name, value))
 

@@ -1,0 +1,201 @@
+"""scikit-learn's own checks of an estimator, for both MLPs and their variants.
+
+No check is declared as expected to fail, and a check may skip itself only for a reason that
+is listed here: `expected_skip` is compared with what happens in both directions. Everything is
+computed in float64, where the checks compare to 1e-7.
+
+Constructor parameters are used as given, so the variants have budgets that suit the data of the
+checks (at most 300 rows, mostly 10 to 100) and keep the module fast.
+"""
+
+import importlib.util
+import os
+from unittest import SkipTest
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, make_scorer
+from sklearn.utils.estimator_checks import (
+    check_get_feature_names_out_error,
+    check_global_output_transform_pandas,
+    check_param_validation,
+    check_set_output_transform,
+    check_set_output_transform_pandas,
+    check_transformer_get_feature_names_out,
+    check_transformer_get_feature_names_out_pandas,
+    estimator_checks_generator,
+    parametrize_with_checks,
+)
+
+from sknn_resid import MLPClassifier, MLPRegressor
+
+# The checks send ten rows here and there: a validation part under five rows is then replaced by
+# all rows, and says so. That is tested elsewhere.
+pytestmark = pytest.mark.filterwarnings("ignore:.*validation:RuntimeWarning")
+
+QUICK = {"learning_rate_init": 0.01, "max_iter": 60}
+
+
+def fourth_power(y_true, y_pred):
+    """Loss of each row, between squared error and something steeper."""
+    error = y_true - y_pred
+    return (0.5 * error**2 + 1e-6 * error**4).sum(dim=1)
+
+
+BOTH_VARIANTS = [
+    {},
+    {"solver": "sgd", "learning_rate_init": 0.01},
+    {"solver": "adamw", **QUICK},
+    {"solver": "lbfgs"},
+    {"early_stopping": True, "learning_rate_init": 0.01},
+    {"early_stopping": True, "early_stopping_metric": "loss", "learning_rate_init": 0.01},
+    {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.01},
+    {"learning_rate": "cosine", **QUICK},
+    {"learning_rate": "one_cycle", "warmup_fraction": 0.1, **QUICK},
+    {"solver": "sgd", "learning_rate": "cosine", "learning_rate_init": 0.05, "max_iter": 60},
+    {"hidden_layer_sizes": (20, 10), "activation": ("gelu", "tanh"), **QUICK},
+    {"n_layers": 2, "width": 20, **QUICK},
+    {"clip_norm": 1.0, **QUICK},
+]
+CLASSIFIER_VARIANTS = [
+    # A scorer for every kind of target that the checks send.
+    {"early_stopping": True, "early_stopping_metric": "accuracy", **QUICK},
+    {"early_stopping": True, "early_stopping_metric": make_scorer(accuracy_score), **QUICK},
+    {"class_weight": "balanced", **QUICK},
+    {"label_smoothing": 0.1, **QUICK},
+]
+REGRESSOR_VARIANTS = [
+    {"early_stopping": True, "early_stopping_metric": "neg_mean_absolute_error", **QUICK},
+    {"loss": "poisson", "learning_rate_init": 0.01},
+    {"loss": "absolute_error", "learning_rate_init": 0.02},
+    {"loss": "huber", "huber_delta": 10.0, "learning_rate_init": 0.02},
+    {"loss": "quantile", "quantile": 0.6, "learning_rate_init": 0.02},
+    {"loss": fourth_power, **QUICK},
+]
+ESTIMATORS = [
+    *(MLPClassifier(**params) for params in BOTH_VARIANTS + CLASSIFIER_VARIANTS),
+    *(MLPRegressor(**params) for params in BOTH_VARIANTS + REGRESSOR_VARIANTS),
+]
+
+
+def name_and_keywords(check):
+    """Name of a check, and what is bound to it beside the estimator's name."""
+    function, keywords = check, {}
+    while hasattr(function, "func"):
+        keywords = {**function.keywords, **keywords}
+        function = function.func
+    return function.__name__, keywords
+
+
+def is_missing(namespace, device):
+    """Whether this machine lacks an array library, or the device of it that a check wants."""
+    if importlib.util.find_spec(namespace) is None:
+        return True
+    if namespace != "torch" or device in (None, "cpu"):
+        return False
+    if device == "mps":
+        usable = torch.backends.mps.is_available()
+        return not usable or os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") != "1"
+    return not getattr(torch, device).is_available()
+
+
+def expected_skip(check):
+    """Why a check cannot say anything here, or None: the whole list of skips."""
+    name, keywords = name_and_keywords(check)
+    if name == "check_classifiers_multilabel_output_format_decision_function":
+        return "an MLP has no decision_function"
+    if name.startswith("check_array_api"):
+        wanted = [(keywords.get("array_namespace"), keywords.get("device_name"))]
+        if name == "check_array_api_mixed_inputs":
+            wanted = [keywords["X_ns_and_device"], keywords["other_ns_and_device"]]
+        for namespace, device in wanted:
+            if is_missing(namespace, device):
+                return f"{namespace} on {device} is not available here"
+    return None
+
+
+def run_check(estimator, check):
+    """Run one check; it is skipped exactly where `expected_skip` says so."""
+    reason = expected_skip(check)
+    if reason is not None and "is not available here" in reason:
+        # Not left to the check: some of them only ask how the library was built, and fail on a
+        # build for a device that the machine does not have.
+        pytest.skip(reason)
+    try:
+        check(estimator)
+    except (SkipTest, pytest.skip.Exception) as error:
+        if reason is None:
+            pytest.fail(f"skipped for a reason that is not listed: {error}")
+        pytest.skip(reason)
+    assert reason is None, f"listed as skipped ({reason}), but it ran: correct the list"
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_check(estimator, check):
+    run_check(estimator, check)
+
+
+# Variants for which a row of weight two and the same row twice are different training runs, by
+# definition and not by mistake. All other checks hold for them.
+# - dropout: each row draws its own units.
+# - invscaling: the rate falls with the number of rows seen, as in scikit-learn (which fails the
+#   same checks), and a weight is no row.
+NOT_WEIGHT_EQUIVALENT = [
+    {"dropout": 0.2, **QUICK},
+    {"solver": "sgd", "learning_rate": "invscaling", "power_t": 0.1, "learning_rate_init": 0.02},
+]
+
+
+def other_checks():
+    """The checks of those variants, without the two about weights and repetitions."""
+    for estimator_class in (MLPClassifier, MLPRegressor):
+        for params in NOT_WEIGHT_EQUIVALENT:
+            estimator = estimator_class(**params)
+            for _, check in estimator_checks_generator(estimator):
+                name, _ = name_and_keywords(check)
+                if not name.startswith("check_sample_weight_equivalence"):
+                    yield pytest.param(estimator, check, id=f"{estimator}-{name}")
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(other_checks()))
+def test_check_without_weight_equivalence(estimator, check):
+    run_check(estimator, check)
+
+
+# scikit-learn runs these on its own estimators; `parametrize_with_checks` leaves them out.
+FURTHER_CHECKS = [
+    check_get_feature_names_out_error,
+    check_global_output_transform_pandas,
+    check_param_validation,
+    check_set_output_transform,
+    check_set_output_transform_pandas,
+    check_transformer_get_feature_names_out,
+    check_transformer_get_feature_names_out_pandas,
+]
+
+
+# Some of them fit a frame and transform an array or the reverse: every estimator warns of that.
+@pytest.mark.filterwarnings("ignore:X .*feature names:UserWarning")
+@pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("estimator_class", [MLPClassifier, MLPRegressor])
+def test_further_check(estimator_class, check):
+    check(estimator_class.__name__, estimator_class(max_iter=5))
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier(), MLPRegressor()], ids=["clf", "reg"])
+def test_the_interesting_checks_are_asked_for(estimator):
+    """What tags and signatures promise decides which checks come; these must be among them."""
+    names = [name_and_keywords(check)[0] for _, check in estimator_checks_generator(estimator)]
+    assert {
+        "check_sample_weight_equivalence_on_dense_data",
+        "check_sample_weight_equivalence_on_sparse_data",
+        "check_all_zero_sample_weights_error",
+        "check_estimators_partial_fit_n_features",
+        "check_transformer_general",
+        "check_array_api_mixed_inputs",
+        "check_array_api_same_namespace",
+    } <= set(names)
+    assert names.count("check_array_api_input") > 5
+    if isinstance(estimator, MLPClassifier):
+        assert "check_classifiers_multilabel_output_format_predict_proba" in names
+        assert "check_class_weight_classifiers" in names
