@@ -104,7 +104,7 @@ def dense_chunk(X: Features, rows: slice, dtype: torch.dtype, device: torch.devi
     part = X[rows]
     if isinstance(part, Tensor):
         return part.to(device=device, dtype=dtype)
-    dense = np.asarray(part.toarray() if scipy.sparse.issparse(part) else part)
+    dense = part if isinstance(part, np.ndarray) else part.toarray()
     return as_tensor(dense).to(device=device, dtype=dtype)
 
 

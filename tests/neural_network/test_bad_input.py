@@ -308,7 +308,7 @@ def test_negative_counts(data):
     [
         (np.ones(19), ["sample_weight.shape == (19,), expected (20,)"]),
         (np.ones((20, 2)), ["Sample weights must be 1D array or scalar"]),
-        (np.zeros(20), ["Sample weights must contain at least one non-zero number"]),
+        (np.zeros(20), ["sample_weight", "zero"]),
         (np.r_[-1.5, np.ones(19)], ["egative", "sample_weight"]),
         (np.r_[np.nan, np.ones(19)], ["sample_weight contains NaN"]),
         (np.r_[np.inf, np.ones(19)], ["sample_weight contains infinity"]),
@@ -410,21 +410,13 @@ def test_callable_loss_that_is_not_a_number(data):
 
 
 @BOTH
-@pytest.mark.parametrize(
-    "method", ["predict", "predict_proba", "predict_log_proba", "score", "transform", "save"]
-)
-def test_not_fitted(estimator_class, method, data, tmp_path):
-    if not hasattr(estimator_class, method):
-        pytest.skip(f"{estimator_class.__name__} has no {method}")
-    arguments = {"score": data, "save": (tmp_path / "model.npz",)}.get(method, data[:1])
+def test_not_fitted(estimator_class, data, tmp_path):
+    calls = {"predict": data[:1], "transform": data[:1], "score": data}
+    calls |= {"save": (tmp_path / "model.npz",), "to_sklearn": (), "get_feature_names_out": ()}
+    if estimator_class is MLPClassifier:
+        calls |= {"predict_proba": data[:1], "predict_log_proba": data[:1]}
     message = f"This {estimator_class.__name__} instance is not fitted yet"
-    with pytest.raises(NotFittedError, match=message):
-        getattr(estimator_class(), method)(*arguments)
+    for method, arguments in calls.items():
+        with pytest.raises(NotFittedError, match=message):
+            getattr(estimator_class(), method)(*arguments)
     assert not list(tmp_path.iterdir())
-
-
-@BOTH
-def test_not_fitted_without_data(estimator_class):
-    for method in ("to_sklearn", "get_feature_names_out"):
-        with pytest.raises(NotFittedError, match=estimator_class.__name__):
-            getattr(estimator_class(), method)()
