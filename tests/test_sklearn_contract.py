@@ -36,10 +36,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*validation:RuntimeWarning")
 QUICK = {"learning_rate_init": 0.01, "max_iter": 60}
 
 
-def fourth_power(y_true, y_pred):
-    """Loss of each row, between squared error and something steeper."""
-    error = y_true - y_pred
-    return (0.5 * error**2 + 1e-6 * error**4).sum(dim=1)
+class FourthPower:
+    """A loss given as a callable, between squared error and something steeper.
+
+    An object and not a function because names of tests are made from its `repr`, which has to be
+    the same in every process.
+    """
+
+    def __call__(self, y_true, y_pred):
+        error = y_true - y_pred
+        return (0.5 * error**2 + 1e-6 * error**4).sum(dim=1)
+
+    def __repr__(self):
+        return "FourthPower()"
 
 
 BOTH_VARIANTS = [
@@ -70,7 +79,7 @@ REGRESSOR_VARIANTS = [
     {"loss": "absolute_error", "learning_rate_init": 0.02},
     {"loss": "huber", "huber_delta": 10.0, "learning_rate_init": 0.02},
     {"loss": "quantile", "quantile": 0.6, "learning_rate_init": 0.02},
-    {"loss": fourth_power, **QUICK},
+    {"loss": FourthPower(), **QUICK},
 ]
 ESTIMATORS = [
     *(MLPClassifier(**params) for params in BOTH_VARIANTS + CLASSIFIER_VARIANTS),

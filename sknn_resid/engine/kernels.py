@@ -72,6 +72,13 @@ def affine(x_Mij: Tensor, W_Mjk: Tensor, b_Mk: Tensor, out_Mik: Tensor) -> list[
     return [matmul(x_Mij, W_Mjk, out_Mik), add_row(out_Mik, b_Mk)]
 
 
+def affine_columns(W_Mki: Tensor, v_Mji: Tensor, b_Mk: Tensor, out_Mkj: Tensor) -> list[Op]:
+    """Bind ``out = W @ v' + b``, the bias along the middle axis (class-major logits)."""
+    if out_Mkj.shape[0] == 1 and 1 < out_Mkj.shape[1] <= NARROW:
+        return [partial(torch.addmm, b_Mk[0].unsqueeze(1), W_Mki[0], v_Mji[0].T, out=out_Mkj[0])]
+    return [matmul(W_Mki, v_Mji.mT, out_Mkj), add_column(out_Mkj, b_Mk)]
+
+
 def sum_rows(a_Mij: Tensor, out_Mj: Tensor) -> Op:
     """Bind ``out = a.sum(rows)`` for every model.
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from torch import Tensor
 
 from sknn_resid.engine.history import Progress, StopReason
-from sknn_resid.engine.job import EpochWeights, TrainJob, TrainResult
+from sknn_resid.engine.job import TrainJob, TrainResult
 from sknn_resid.engine.network import Layout
 from sknn_resid.engine.stack import Member, Stack, new_member
 from sknn_resid.engine.validation import epoch_view, judge
@@ -108,7 +109,7 @@ def _end_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> 
     params_P = stack.params_M[m]
     rate = progress.rate
     finite = progress.record_loss(loss, job.data.n_rows, params_P)
-    weights = _weights_of(job, params_P)
+    weights = partial(_copy_weights, job, params_P)
     if job.validation is not None:
         progress.record_score(*judge(job, params_P, weights), params_P)
     if finite:
@@ -130,10 +131,6 @@ def _end_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> 
     run.finish(stack.member(m, progress.rate), best=best)
 
 
-def _weights_of(job: TrainJob, params_P: Tensor) -> EpochWeights:
-    """A function that copies the current weights out, in scikit-learn's shapes."""
-
-    def weights() -> tuple[list[np.ndarray], list[np.ndarray]]:
-        return Layout(job.network.layer_sizes).unpack(params_P.cpu().numpy().copy())
-
-    return weights
+def _copy_weights(job: TrainJob, params_P: Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The current weights as fresh copies, in scikit-learn's shapes."""
+    return Layout(job.network.layer_sizes).unpack(params_P.cpu().numpy().copy())

@@ -16,9 +16,10 @@ and softmax with a narrow last axis are up to 9 times slower.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,12 +30,15 @@ from sknn_resid.engine.kernels import (
     add_column,
     add_row,
     affine,
+    affine_columns,
     matmul,
     sum_rows,
     sum_squares,
 )
 from sknn_resid.engine.slots import BatchSlot, SparseRows
 from sknn_resid.engine.spec import NetworkSpec
+
+_Bound = TypeVar("_Bound")
 
 CLIP_TINY = 1e-30  # keeps 0 / 0 out of the clipping factor
 
@@ -122,6 +126,7 @@ class StackedNetwork:
         self._dropout_M = list(dropout_M)
         self._generators = list(generators)
         self._scratch: dict[tuple[str, int], Tensor] = {}
+        self._bound: dict[Hashable, Any] = {}
         self._batch_size = batch_size
         if spec.product_dtype == spec.dtype:
             self._p, self._g = params_MP, self.grads_MP
@@ -157,41 +162,52 @@ class StackedNetwork:
         penalised : bool
             Whether the L2 term belongs to the gradient (not with AdamW, nor without penalty).
         """
-        n = slot.n_rows
-        W, b, gW, gb = self._W, self._b, self._gW, self._gb
-        last = self.layout.n_layers - 1
+        n, last = slot.n_rows, self.layout.n_layers - 1
         ops: list[Op] = [partial(self._p.copy_, self.params_MP)] if self.mixed else []
-
-        inputs: list[Tensor | SparseRows] = [slot.X_MBD]
-        backward_activation: list[list[Op]] = []
+        v: Tensor | SparseRows = slot.X_MBD
+        backward: list[list[Op]] = []
         for l in range(last):
-            z, h, delta = self._hidden_buffers(l, n)
-            ops += _bind_affine(inputs[l], W[l], b[l], z)
-            activation = self.spec.activations[l]
-            ops += activation.bind_forward(z, h)
-            derivative = activation.bind_backward(z, h, delta)
-            if any(self._dropout_M):
-                h, drop, undrop = self._bind_dropout(l, slot, h, delta)
-                ops.append(drop)
-                derivative = [undrop, *derivative]
-            backward_activation.append(derivative)
-            inputs.append(h)
-
-        ops += self._bind_head(slot, inputs[last], W[last], b[last], gW[last], gb[last])
-        if last > 0:
-            delta_KB = self._head_delta(slot)
-            ops.append(matmul(delta_KB.mT, W[last], self._hidden_buffers(last - 1, n)[2]))
-        for l in range(last - 1, -1, -1):
-            delta = self._hidden_buffers(l, n)[2]
-            ops += backward_activation[l]
-            ops += _bind_weight_gradient(inputs[l], delta, gW[l])
-            ops.append(sum_rows(delta, gb[l]))
-            if l > 0:
-                ops.append(matmul(delta, W[l].mT, self._hidden_buffers(l - 1, n)[2]))
+            forward, h, derivative = self._bind_hidden(l, slot)
+            ops += _bind_affine(v, self._W[l], self._b[l], self._hidden_buffers(l, n)[0])
+            ops += forward
+            backward.append([*derivative, *self._bind_gradient(l, v, n)])
+            v = h
+        ops += self._bind_head(slot, v)
+        for layer in reversed(backward):
+            ops += layer
         if self.mixed:
             ops.append(partial(self.grads_MP.copy_, self._g))
         if penalised:
             ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
+        return ops
+
+    def _once(self, key: Hashable, make: Callable[[], _Bound]) -> _Bound:
+        """Bind what does not depend on the slot only once for all slots of a length."""
+        if key not in self._bound:
+            self._bound[key] = make()
+        return self._bound[key]
+
+    def _bind_hidden(self, l: int, slot: BatchSlot) -> tuple[list[Op], Tensor, list[Op]]:
+        """What follows z of hidden layer l: forward operations, their result, derivative."""
+        z, h, delta = self._hidden_buffers(l, slot.n_rows)
+        activation = self.spec.activations[l]
+        forward, derivative = self._once(
+            ("activation", l, slot.n_rows),
+            lambda: (activation.bind_forward(z, h), activation.bind_backward(z, h, delta)),
+        )
+        if not any(self._dropout_M):
+            return forward, h, derivative
+        kept, drop, undrop = self._bind_dropout(l, slot, h, delta)
+        return [*forward, drop], kept, [undrop, *derivative]
+
+    def _bind_gradient(self, l: int, v: Tensor | SparseRows, n: int) -> list[Op]:
+        """Gradient of hidden layer l from its delta, and the delta of the layer below."""
+        delta = self._hidden_buffers(l, n)[2]
+        ops = _bind_weight_gradient(v, delta, self._gW[l])
+        ops.append(self._once(("bias", l, n), lambda: sum_rows(delta, self._gb[l])))
+        if l > 0:
+            below = self._hidden_buffers(l - 1, n)[2]
+            ops.append(self._once(("delta", l, n), lambda: matmul(delta, self._W[l].mT, below)))
         return ops
 
     def _hidden_buffers(self, l: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,17 +222,10 @@ class StackedNetwork:
         K = self.spec.n_outputs
         return self._buffer("delta_out", -1, K, slot.n_rows).view(self.n_models, K, slot.n_rows)
 
-    def _bind_head(
-        self,
-        slot: BatchSlot,
-        v: Tensor | SparseRows,
-        W_MKH: Tensor,
-        b_MK: Tensor,
-        gW_MKH: Tensor,
-        gb_MK: Tensor,
-    ) -> list[Op]:
-        """Logits, delta of the loss, and the gradient of the output layer."""
-        M, K, n = self.n_models, self.spec.n_outputs, slot.n_rows
+    def _bind_head(self, slot: BatchSlot, v: Tensor | SparseRows) -> list[Op]:
+        """Logits, delta of the loss, gradient of the output layer, delta of the last hidden one."""
+        M, K, n, last = self.n_models, self.spec.n_outputs, slot.n_rows, self.layout.n_layers - 1
+        W_MKH, b_MK = self._W[last], self._b[last]
         delta = self._head_delta(slot)
         z_prod = slot.Z_MKB
         if self.mixed:
@@ -225,9 +234,9 @@ class StackedNetwork:
         if isinstance(v, SparseRows):
             z_MBK = self._buffer("z_rows", -1, K, n)
             ops += [v.bind_times(W_MKH.mT, z_MBK), partial(z_prod.copy_, z_MBK.mT)]
+            ops.append(add_column(z_prod, b_MK))
         else:
-            ops.append(matmul(W_MKH, v.mT, z_prod))
-        ops.append(add_column(z_prod, b_MK))
+            ops += affine_columns(W_MKH, v, b_MK, z_prod)
         loss_delta = delta
         if self.mixed:
             ops.append(partial(slot.Z_MKB.copy_, z_prod))
@@ -236,10 +245,13 @@ class StackedNetwork:
         if self.mixed:
             ops.append(partial(delta.copy_, loss_delta))
         if isinstance(v, SparseRows):
-            ops.append(v.bind_transposed_times(delta.mT, gW_MKH.mT))
+            ops.append(v.bind_transposed_times(delta.mT, self._gW[last].mT))
         else:
-            ops.append(matmul(delta, v, gW_MKH))
-        ops.append(sum_rows(delta.mT, gb_MK))
+            ops.append(matmul(delta, v, self._gW[last]))
+        ops.append(self._once(("bias", last, n), lambda: sum_rows(delta.mT, self._gb[last])))
+        if last > 0:
+            below = self._hidden_buffers(last - 1, n)[2]
+            ops.append(self._once(("delta", last, n), lambda: matmul(delta.mT, W_MKH, below)))
         return ops
 
     def _bind_dropout(

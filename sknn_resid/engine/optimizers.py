@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -174,42 +175,46 @@ class _Adam(StackOptimizer):
         self._t = torch.zeros((), dtype=torch.float32, device=self._params.device)
         on_cpu = self._params.device.type == "cpu"
         self._set_t = self._t.numpy().fill if on_cpu else self._t.fill_
-        self._views: dict[tuple[int, int | None], list[list[Tensor]]] = {}
+        self._kernels: dict[tuple[int | None, int | None], Callable[..., object]] = {}
 
     def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         if decay > 0:
             self._params[rows, : self._n_weights].mul_(1 - rate * decay)
         root = math.sqrt(1 - spec.beta_2**t)
-        p, g, m, v = self._slice_views(rows)
         if self._fused is not None:
             self._set_t(t)
-            self._fused(
+            self._bound_kernel(rows, spec)(lr=rate, eps=spec.epsilon / root)
+            return
+        p, g, m, v = self._slice_views(rows)
+        m[0].lerp_(g[0], 1 - spec.beta_1)
+        v[0].mul_(spec.beta_2).addcmul_(g[0], g[0], value=1 - spec.beta_2)
+        step = rate * root / (1 - spec.beta_1**t)
+        p[0].addcdiv_(m[0], v[0].sqrt().add_(spec.epsilon), value=-step)
+
+    def _bound_kernel(self, rows: slice, spec: OptimizerSpec) -> Callable[..., object]:
+        """The fused kernel with everything that stays the same for these models."""
+        key = (rows.start, rows.stop)
+        if key not in self._kernels:
+            assert self._fused is not None
+            p, g, m, v = self._slice_views(rows)
+            self._kernels[key] = partial(
+                self._fused,
                 p,
                 g,
                 m,
                 v,
                 [],
                 [self._t],
-                lr=rate,
                 beta1=spec.beta_1,
                 beta2=spec.beta_2,
                 weight_decay=0.0,
-                eps=spec.epsilon / root,
                 amsgrad=False,
                 maximize=False,
             )
-            return
-        m[0].lerp_(g[0], 1 - spec.beta_1)
-        v[0].mul_(spec.beta_2).addcmul_(g[0], g[0], value=1 - spec.beta_2)
-        step = rate * root / (1 - spec.beta_1**t)
-        p[0].addcdiv_(m[0], v[0].sqrt().add_(spec.epsilon), value=-step)
+        return self._kernels[key]
 
     def _slice_views(self, rows: slice) -> list[list[Tensor]]:
-        key = (rows.start, rows.stop)
-        if key not in self._views:
-            buffers = [self._params, self._grads, *self.moments]
-            self._views[key] = [[buffer[rows]] for buffer in buffers]
-        return self._views[key]
+        return [[buffer[rows]] for buffer in (self._params, self._grads, *self.moments)]
 
 
 def make_optimizer(

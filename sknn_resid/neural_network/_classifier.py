@@ -387,6 +387,11 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
             return float(np.average(right, weights=sample_weight))
         return super().score(X, y, sample_weight)
 
+    @property
+    def _label_binarizer(self):
+        """A fitted LabelBinarizer, where scikit-learn's estimator keeps one."""
+        return self._codec.label_binarizer()
+
     # -- what BaseMLP asks for ---------------------------------------------------------------
 
     def _training_targets(self, y, *, incremental):
@@ -397,7 +402,6 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
             self.classes_ = self._codec.classes
         else:
             check_known(self._codec, y, warm_start=self.warm_start)
-        self._label_binarizer = self._codec.label_binarizer()
         return self._codec.encode(y), y
 
     def _validation_targets(self, y, X):

@@ -31,7 +31,6 @@ _SHARED = (
     "n_features_in_",
     "feature_names_in_",
     "classes_",
-    "_label_binarizer",
     "_no_improvement_count",
     "best_loss_",
     "best_validation_score_",
@@ -111,6 +110,8 @@ def _export(est: Any, target: type) -> Any:
     theirs._best_coefs = [w.copy() for w in est.coefs_]
     theirs._best_intercepts = [b.copy() for b in est.intercepts_]
     theirs._random_state = np.random.RandomState()
+    if hasattr(est, "_codec"):
+        theirs._label_binarizer = est._label_binarizer
     state = getattr(est, "_optimizer", None)
     if state is not None:
         theirs._optimizer = _their_optimizer(theirs, state)

@@ -175,7 +175,6 @@ def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> A
     if "codec" in meta:
         est._codec = _unpack_codec(meta, arrays)
         est.classes_ = est._codec.classes
-        est._label_binarizer = est._codec.label_binarizer()
     if "optimizer" in meta:
         kind, rate, steps = meta["optimizer"]
         moments = tuple(arrays[name] for name in sorted(arrays) if name.startswith("moment_"))

@@ -127,14 +127,21 @@ class LabelCodec:
 
 def fit_codec(y: np.ndarray, classes: Any = None) -> LabelCodec:
     """Learn the classes of ``y`` (or take those given, for ``partial_fit``)."""
-    check_classification_targets(y)
-    target = type_of_target(y, input_name="y")
-    if target.startswith("multilabel"):
+    kind = type_of_target(y, input_name="y")
+    if kind in ("multilabel-indicator", "multilabel-sequences"):
         return LabelCodec("multilabel", np.arange(y.shape[1]))
-    if target == "multiclass-multioutput":
-        return LabelCodec("multioutput", [np.unique(y[:, t]) for t in range(y.shape[1])])
-    known = unique_labels(y if classes is None else np.asarray(classes))
+    if kind == "multiclass-multioutput":
+        return LabelCodec("multioutput", [_unique(y[:, t]) for t in range(y.shape[1])])
+    if kind not in ("binary", "multiclass"):
+        check_classification_targets(y)  # raises, in scikit-learn's words
+    known = _unique(y if classes is None else np.asarray(classes))
     return LabelCodec("binary" if len(known) <= 2 else "multiclass", known)
+
+
+def _unique(labels: np.ndarray) -> np.ndarray:
+    """Sorted labels, as ``unique_labels`` gives them: strings as a string array, not objects."""
+    found = np.unique(labels)
+    return unique_labels(found) if found.dtype == object else found
 
 
 def multioutput_codec(y: Any, classes: Any) -> LabelCodec | None:

@@ -1,10 +1,9 @@
 """The parameters that scikit-learn's MLP does not have, each against what it claims to be.
 
 References are formulas, torch.autograd, or the same model written with scikit-learn's parameters.
-Losses, validation parts, inputs, saving and callbacks have files of their own (test_extra_*.py).
+What concerns losses, schedules, validation parts, inputs, saving and callbacks stands in files of
+its own (test_extra_*.py).
 """
-
-import time
 
 import numpy as np
 import pytest
@@ -166,11 +165,29 @@ def test_dropout_draws_from_random_state_only():
     assert_same_fit(linear, MLPClassifier(random_state=1, **params).fit(X, y), rtol=1e-9)
 
 
-def test_dropout_stops_one_unit_from_being_everything():
-    """Derivative through the mask: training still finds the function, on every hidden layer."""
-    X, y = make_task("regression", n_rows=200)
-    model = MLPRegressor(dropout=0.1, hidden_layer_sizes=(40, 40), max_iter=200, random_state=0)
-    assert model.set_params(learning_rate_init=0.01).fit(X, y).score(X, y) > 0.8
+def test_dropout_goes_back_through_the_same_units():
+    """The mean gradient over many masks, against its closed form.
+
+    In the linear network above, with f' = f without dropout, the mean of m_j (f - y) is
+    (f' - y) + p / (1 - p) h_j w_j. The second term is there only if the gradient passes through
+    the units that the forward pass kept.
+    """
+    p, rate, n_epochs = 0.5, 1e-9, 3000
+    X, y = make_task("regression", n_rows=60)
+    params = {"activation": "identity", "hidden_layer_sizes": (5,), "solver": "sgd", "alpha": 0.0}
+    params |= {"momentum": 0.0, "nesterovs_momentum": False, "random_state": 0, "batch_size": 60}
+    still = MLPRegressor(max_iter=1, learning_rate_init=1e-300, **params).fit(X, y)
+    (W, w), (b, c) = still.coefs_, still.intercepts_
+    hidden = X @ W + b
+    error = hidden @ w + c - y[:, None]
+    plain = X.T @ error @ w.T / 60
+    expected = plain + p / (1 - p) * X.T @ (hidden * w[:, 0]) * w[:, 0] / 60
+    model = MLPRegressor(dropout=p, max_iter=n_epochs, learning_rate_init=rate, **params)
+    model.set_params(n_iter_no_change=np.inf).fit(X, y)
+    mean_gradient = (W - model.coefs_[0]) / (rate * n_epochs)
+    scale = np.linalg.norm(expected)
+    assert np.linalg.norm(plain - expected) > 0.1 * scale
+    assert np.linalg.norm(mean_gradient - expected) < 0.02 * scale
 
 
 # clip_norm
@@ -209,11 +226,9 @@ def test_max_time_stops_with_a_warning_and_a_model(estimator_class, solver):
     X, y = make_task("binary")
     model = estimator_class(max_time=0.05, max_iter=10**6, max_fun=10**7, tol=0, solver=solver)
     model.set_params(n_iter_no_change=np.inf, random_state=0, hidden_layer_sizes=(200, 200))
-    began = time.perf_counter()
     with pytest.warns(ConvergenceWarning, match="max_time"):
         model.fit(X, y)
-    # No assertion on speed: a million epochs would take hours.
-    assert time.perf_counter() - began < 60
+    # A million epochs would take hours.
     assert 1 <= model.n_iter_ < 10**6
     assert np.isfinite(model.loss_)
     assert np.isfinite(model.predict(X)).all()
@@ -297,108 +312,6 @@ def test_activations_survive_large_inputs(activation):
     model = MLPRegressor(activation=activation, max_iter=1, random_state=0).fit(X, y)
     assert np.isfinite(model.predict(1e3 * X)).all()
     assert np.isfinite(model.predict(-1e3 * X)).all()
-
-
-# solver and learning_rate
-
-
-def test_adamw_decays_the_weights_beside_the_gradient():
-    """torch.optim.AdamW, with the biases in a group of their own that is not decayed."""
-    X, y = make_task("multiclass")
-    params = {"solver": "adamw", "batch_size": len(X), "shuffle": False, "warm_start": True}
-    # An epsilon that counts for nothing: torch puts it elsewhere than scikit-learn.
-    params |= {"epsilon": 1e-30, "learning_rate_init": 0.01, "random_state": 0}
-    model = MLPClassifier(alpha=5.0, max_iter=1, hidden_layer_sizes=(7,), **params).fit(X, y)
-    coefs, intercepts = weights_of(model)
-    model.set_params(max_iter=10).fit(X, y)
-    groups = [{"params": coefs, "weight_decay": 5.0}, {"params": intercepts, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=0.01, eps=1e-30)
-    for _ in range(10):
-        output, _ = raw_outputs(coefs, intercepts, torch.from_numpy(X), ("relu",))
-        loss = cross_entropy(output, torch.from_numpy(y)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for layer in range(2):
-        assert_close(model.coefs_[layer], coefs[layer].detach(), 1e-8, "coefs_")
-        assert_close(model.intercepts_[layer], intercepts[layer].detach(), 1e-8, "intercepts_")
-
-
-def test_adamw_without_penalty_is_adam():
-    X, y = make_task("multiclass")
-    params = {"alpha": 0.0, "max_iter": 10, "batch_size": 32, "random_state": 0}
-    adamw = MLPClassifier(solver="adamw", **params).fit(X, y)
-    assert_same_fit(adamw, MLPClassifier(solver="adam", **params).fit(X, y), rtol=1e-10)
-
-
-def step_sizes(n_steps, **params):
-    """Length of each step of a fit, relative to learning_rate_init = 1.
-
-    The target is far off and the output linear, so the gradient of the output bias hardly moves
-    and, clipped to norm 1, every step is exactly as long as its rate.
-    """
-    X, y = np.ones((16, 1)), np.full(16, 1e9)
-    positions = []
-
-    class Watch:
-        def setup(self, estimator, context):
-            pass
-
-        def teardown(self, estimator, context):
-            pass
-
-        def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
-            pass
-
-        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-            if context.task_name != "fit":
-                weights = fitted_estimator.coefs_ + fitted_estimator.intercepts_
-                positions.append(np.concatenate([a.ravel() for a in weights]).copy())
-
-    model = MLPRegressor("squared_error", (), "identity", solver="sgd", momentum=0)
-    model.set_params(learning_rate_init=1.0, alpha=0.0, clip_norm=1.0, max_iter=1, **params)
-    model.set_params(random_state=0, n_iter_no_change=np.inf, batch_size=16)
-    start = clone(model).set_params(learning_rate_init=1e-12).fit(X, y)
-    positions.append(np.concatenate([a.ravel() for a in start.coefs_ + start.intercepts_]))
-    model.set_params(max_iter=n_steps).set_callbacks(Watch())
-    model.fit(X, y)
-    assert len(positions) == n_steps + 1
-    return np.linalg.norm(np.diff(positions, axis=0), axis=1)
-
-
-def test_cosine():
-    k = np.arange(20)
-    expected = 0.5 * (1 + np.cos(np.pi * k / 20))
-    assert_allclose(step_sizes(20, learning_rate="cosine"), expected, rtol=1e-5, atol=1e-9)
-
-
-def test_one_cycle_is_that_of_torch():
-    parameter = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=20)
-    expected = []
-    for _ in range(20):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert_allclose(step_sizes(20, learning_rate="one_cycle"), expected, rtol=1e-5)
-
-
-def test_warmup_rises_in_equal_steps():
-    expected = np.minimum(1.0, np.arange(1, 21) / 5)
-    assert_allclose(step_sizes(20, warmup_fraction=0.25), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("solver", ["adam", "adamw", "sgd"])
-@pytest.mark.parametrize("learning_rate", ["cosine", "one_cycle"])
-def test_every_stochastic_solver_takes_the_schedules(solver, learning_rate):
-    X, y = make_task("multiclass", n_rows=100)
-    params = {"solver": solver, "learning_rate_init": 0.02, "batch_size": 32, "max_iter": 60}
-    model = MLPClassifier(learning_rate=learning_rate, n_iter_no_change=100, **params)
-    model.set_params(random_state=0).fit(X, y)
-    # The rate ends near zero, so the last epochs stand still.
-    late = np.abs(np.diff(model.loss_curve_[-4:])).max()
-    assert late < 0.01 * (model.loss_curve_[0] - model.loss_curve_[-1])
 
 
 # dtype

@@ -172,8 +172,6 @@ def start_of_epoch(model, k, X, y):
     return clone(model).set_callbacks(StopAfter(k - 1, lambda: None)).fit(X, y)
 
 
-# Overflow is what these fits are about.
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("hidden", [(), (10,)])
 @pytest.mark.parametrize("when", ["at once", "later"])
 def test_diverged_fit_keeps_its_best_epoch(when, hidden):
@@ -195,7 +193,6 @@ def test_diverged_fit_keeps_its_best_epoch(when, hidden):
     assert_same_weights(model, start_of_epoch(model, best, X, y), rtol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 def test_diverged_fit_can_be_fitted_again():
     X, y = make_task("regression")
     model = diverging()
@@ -206,7 +203,6 @@ def test_diverged_fit_can_be_fitted_again():
     assert_same_fit(model, plain, rtol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_no_finite_epoch_is_an_error_in_the_words_of_scikit_learn():
     X, y = make_task("regression")
     message = (

@@ -223,7 +223,6 @@ def test_eight_threads_fit_at_once():
         assert_same_weights(a, b, rtol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("ending", ["returns", "raises"])
 def test_thread_limits_are_restored(ending):
     X, y = make_task("regression")
