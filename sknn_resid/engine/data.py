@@ -99,20 +99,11 @@ def row_chunks(n_rows: int, chunk: int) -> Iterator[slice]:
         yield slice(first, min(first + chunk, n_rows))
 
 
-def dense_chunk(X: Features, rows: slice, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Rows of X as a dense tensor that the caller may not write to."""
-    part = X[rows]
-    if isinstance(part, Tensor):
-        return part.to(device=device, dtype=dtype)
-    dense = part if isinstance(part, np.ndarray) else part.toarray()
-    return as_tensor(dense).to(device=device, dtype=dtype)
-
-
 def as_tensor(array: np.ndarray) -> Tensor:
     """Tensor on the memory of ``array``; read-only and reversed arrays are copied first."""
-    if not array.flags.writeable or any(step < 0 for step in array.strides):
-        array = array.copy()
-    return torch.from_numpy(array)
+    if array.flags.writeable and min(array.strides) >= 0:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.copy())
 
 
 def row_major(X: Features) -> Features:

@@ -6,7 +6,7 @@ fitted network predicts from many threads at once and loads on any machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from sknn_resid.engine.activations import Activation
-from sknn_resid.engine.data import Features, as_tensor, dense_chunk, row_chunks
-from sknn_resid.engine.kernels import numpy_speaks
+from sknn_resid.engine.data import Features, as_tensor, row_chunks
 from sknn_resid.engine.losses import Loss
 
 # Rows per pass: the activations of a 100-wide net then stay in the cache, and memory is bounded.
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 1 << 20
 MIN_CHUNK, MAX_CHUNK = 256, 8192
+FEW_NUMBERS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,93 +45,145 @@ class FittedNetwork:
 
     def outputs(self, X: Features, device: torch.device | None = None) -> np.ndarray:
         """Predictions on the scale of the target (after the link), shape (n, K)."""
-        return self._run(X, device, len(self.coefs), linked=True)
+        out = self._empty(X, self.coefs[-1].shape[1])
+        for rows, z_KB in self.chunks(X, device):
+            out[rows] = self.loss.link_(z_KB).T.cpu().numpy()
+        return out
 
     def logits(self, X: Features, device: torch.device | None = None) -> np.ndarray:
         """Raw outputs z, shape (n, K)."""
-        return self._run(X, device, len(self.coefs), linked=False)
+        out = self._empty(X, self.coefs[-1].shape[1])
+        for rows, z_KB in self.chunks(X, device):
+            out[rows] = z_KB.T.cpu().numpy()
+        return out
 
     def hidden(self, X: Features, device: torch.device | None = None) -> np.ndarray:
         """Activations of the last hidden layer, shape (n, H); X itself without hidden layers."""
-        return self._run(X, device, len(self.coefs) - 1, linked=False)
+        out = self._empty(X, self.coefs[-1].shape[0])
+        network = self._forward(device or _CPU, int(X.shape[0]))
+        with np.errstate(all="ignore"):
+            for rows in row_chunks(int(X.shape[0]), network.chunk):
+                out[rows] = network.hidden(X[rows]).cpu().numpy()
+        return out
+
+    def chunks(
+        self, X: Features, device: torch.device | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Raw outputs chunk by chunk, class-major (K, B), in memory that the next chunk reuses."""
+        network = self._forward(device or _CPU, int(X.shape[0]))
+        # Overflow is left to the caller to see; numpy need not warn of it as well.
+        with np.errstate(all="ignore"):
+            for rows in row_chunks(int(X.shape[0]), network.chunk):
+                yield rows, network.logits(X[rows])
 
     def run_on_device(self, X: Tensor, *, hidden: bool = False, linked: bool = True) -> Tensor:
         """As `outputs`, `logits` or `hidden` for a tensor, staying on its device."""
-        n_layers = len(self.coefs) - hidden
-        layers = self._layers(n_layers, X.dtype, X.device)
-        width = self.coefs[n_layers - 1].shape[1] if n_layers else X.shape[1]
+        width = self.coefs[-1].shape[0 if hidden else 1]
         out = X.new_empty((X.shape[0], width))
-        for rows in row_chunks(X.shape[0], self._chunk(X.element_size())):
-            z = forward(X[rows], layers, self.activations)
-            out[rows] = self.loss.link_(z) if linked and not hidden else z
+        network = self._forward(X.device, int(X.shape[0]), X.dtype)
+        for rows in row_chunks(int(X.shape[0]), network.chunk):
+            if hidden:
+                out[rows] = network.hidden(X[rows])
+            else:
+                z_KB = network.logits(X[rows])
+                out[rows] = (self.loss.link_(z_KB) if linked else z_KB).T
         return out
 
-    def _chunk(self, itemsize: int) -> int:
+    def _empty(self, X: Features, width: int) -> np.ndarray:
+        return np.empty((int(X.shape[0]), width), dtype=self.coefs[0].dtype)
+
+    def _forward(
+        self, device: torch.device, n_rows: int, dtype: torch.dtype | None = None
+    ) -> _CpuForward | _DeviceForward:
+        if device.type == "cpu":
+            return _CpuForward(self, n_rows)
+        return _DeviceForward(self, device, dtype or torch.float32)
+
+    def chunk_rows(self) -> int:
+        """Rows per pass."""
         widest = max(w.shape[1] for w in self.coefs)
-        return int(np.clip(CHUNK_BYTES // (itemsize * widest), MIN_CHUNK, MAX_CHUNK))
-
-    def _layers(
-        self, n_layers: int, dtype: torch.dtype, device: torch.device
-    ) -> list[tuple[Tensor, Tensor]]:
-        pairs = zip(self.coefs[:n_layers], self.intercepts[:n_layers], strict=True)
-        return [
-            (
-                as_tensor(w).to(device=device, dtype=dtype),
-                as_tensor(b).to(device=device, dtype=dtype),
-            )
-            for w, b in pairs
-        ]
-
-    def _run(
-        self, X: Features, device: torch.device | None, n_layers: int, *, linked: bool
-    ) -> np.ndarray:
-        device = device or torch.device("cpu")
-        dtype = torch.float32 if self.coefs[0].dtype == np.float32 else torch.float64
-        layers = self._layers(n_layers, dtype, device)
-        width = self.coefs[n_layers - 1].shape[1] if n_layers else self.coefs[0].shape[0]
-        n = int(X.shape[0])
-        out = np.empty((n, width), dtype=self.coefs[0].dtype)
-        with np.errstate(all="ignore"):
-            for rows in row_chunks(n, self._chunk(out.itemsize)):
-                if scipy.sparse.issparse(X) and device.type == "cpu":
-                    z = _forward_sparse(X[rows], layers, self.activations)
-                else:
-                    z = forward(dense_chunk(X, rows, dtype, device), layers, self.activations)
-                if linked:
-                    z = self.loss.link_(z)
-                out[rows] = z.cpu().numpy()
-        return out
+        rows = CHUNK_BYTES // (self.coefs[0].itemsize * widest)
+        return min(MAX_CHUNK, max(MIN_CHUNK, rows))
 
 
-def forward(
-    x: Tensor, layers: Sequence[tuple[Tensor, Tensor]], activations: Sequence[Activation]
-) -> Tensor:
-    """Raw outputs of a chunk of rows; the activation follows every layer that has one.
+_CPU = torch.device("cpu")
 
-    Overflow is left to the caller to see (numpy's warnings are silenced around the whole pass).
+
+class _CpuForward:
+    """The forward pass of one call on the CPU: products by numpy, the rest by torch in place.
+
+    For a few rows numpy alone is quicker than anything that has to make tensors first.
     """
-    v = x
-    for l, (w, b) in enumerate(layers):
-        z = _affine(v, w, b)
-        v = activations[l].forward_(z) if l < len(activations) else z
-    return v
+
+    def __init__(self, network: FittedNetwork, n_rows: int) -> None:
+        self.chunk = network.chunk_rows()
+        self._coefs, self._intercepts = network.coefs, network.intercepts
+        self._activations = network.activations
+        self._dtype = network.coefs[0].dtype
+        rows = min(n_rows, self.chunk)
+        self._buffers = [np.empty(rows * w.shape[1], dtype=self._dtype) for w in network.coefs]
+
+    def hidden(self, x: Features) -> Tensor:
+        """v of the last hidden layer for these rows."""
+        v = self._hidden(x)
+        return as_tensor(v if isinstance(v, np.ndarray) else v.toarray())
+
+    def _hidden(self, x: Features) -> np.ndarray | scipy.sparse.csr_array:
+        v = x.numpy() if isinstance(x, Tensor) else x
+        if v.dtype != self._dtype:
+            v = v.astype(self._dtype)
+        for l, activation in enumerate(self._activations):
+            w = self._coefs[l]
+            n = v.shape[0]
+            z = self._buffers[l][: n * w.shape[1]].reshape(n, w.shape[1])
+            if isinstance(v, np.ndarray):
+                np.dot(v, w, z)
+            else:
+                z[:] = v @ w
+            v = _add(z, self._intercepts[l])
+            activation.forward_(torch.from_numpy(v))
+        return v
+
+    def logits(self, x: Features) -> Tensor:
+        """Raw outputs (K, B)."""
+        v = self._hidden(x)
+        w = self._coefs[-1]
+        K, n = w.shape[1], v.shape[0]
+        z_KB = self._buffers[-1][: K * n].reshape(K, n)
+        if isinstance(v, np.ndarray):
+            np.dot(w.T, v.T, z_KB)
+        else:
+            z_KB[:] = (v @ w).T
+        return torch.from_numpy(_add(z_KB, self._intercepts[-1][:, None]))
 
 
-def _affine(v: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    if numpy_speaks(v):
-        return torch.from_numpy(np.dot(v.numpy(), w.numpy())).add_(b)
-    return torch.addmm(b, v, w)
+def _add(z: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Z += b in place; torch is faster from some thousand numbers on."""
+    if z.size < FEW_NUMBERS:
+        return np.add(z, b, out=z)
+    torch.from_numpy(z).add_(as_tensor(b))
+    return z
 
 
-def _forward_sparse(
-    X: scipy.sparse.csr_array,
-    layers: Sequence[tuple[Tensor, Tensor]],
-    activations: Sequence[Activation],
-) -> Tensor:
-    if not layers:
-        return torch.from_numpy(X.toarray())
-    (w, b), *rest = layers
-    z = torch.from_numpy(np.asarray(X @ w.numpy())).add_(b)
-    if not activations:
-        return z
-    return forward(activations[0].forward_(z), rest, activations[1:])
+class _DeviceForward:
+    """The forward pass of one call on an accelerator: weights are sent there once."""
+
+    def __init__(self, network: FittedNetwork, device: torch.device, dtype: torch.dtype) -> None:
+        self.chunk = MAX_CHUNK
+        self._device, self._dtype = device, dtype
+        self._weights = [as_tensor(w).to(device, dtype) for w in network.coefs]
+        self._biases = [as_tensor(b).to(device, dtype) for b in network.intercepts]
+        self._activations = network.activations
+
+    def hidden(self, x: Features) -> Tensor:
+        """v of the last hidden layer for these rows."""
+        if not isinstance(x, Tensor):
+            x = as_tensor(x if isinstance(x, np.ndarray) else x.toarray())
+        v = x.to(self._device, self._dtype)
+        for l, activation in enumerate(self._activations):
+            v = activation.forward_(torch.addmm(self._biases[l], v, self._weights[l]))
+        return v
+
+    def logits(self, x: Features) -> Tensor:
+        """Raw outputs (K, B)."""
+        return torch.addmm(self._biases[-1], self.hidden(x), self._weights[-1]).T.contiguous()

@@ -77,9 +77,9 @@ class Loss(ABC):
     def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
         """Data term of the objective for each model and batch, shape (M, G)."""
 
-    def link_(self, z_NK: Tensor) -> Tensor:
-        """Overwrite raw outputs, rows first, with predictions (probabilities, means)."""
-        return z_NK
+    def link_(self, z_KN: Tensor) -> Tensor:
+        """Predictions (probabilities, means) from raw outputs, class-major; may overwrite them."""
+        return z_KN
 
 
 def _total(terms_MGKB: Tensor, factor_MGKB: Tensor) -> Tensor:
@@ -193,8 +193,8 @@ class Poisson(Loss):
         terms = torch.xlogy(t_MGKB, t_MGKB) - t_MGKB * z_MGKB - t_MGKB + z_MGKB.exp()
         return _total(terms, r_MG1B)
 
-    def link_(self, z_NK: Tensor) -> Tensor:
-        return z_NK.exp_()
+    def link_(self, z_KN: Tensor) -> Tensor:
+        return z_KN.exp_()
 
 
 @dataclass(frozen=True)
@@ -225,10 +225,10 @@ class BinaryCrossEntropy(Loss):
         terms = softplus(z_MGKB, threshold=_SOFTPLUS_EXACT).addcmul_(z_MGKB, t_MGKB, value=-1)
         return _total(terms, r_MG1B)
 
-    def link_(self, z_NK: Tensor) -> Tensor:
+    def link_(self, z_KN: Tensor) -> Tensor:
         # Strictly inside (0, 1): a saturated logit is certain only to the precision of its dtype.
-        info = torch.finfo(z_NK.dtype)
-        return z_NK.sigmoid_().clamp_(info.tiny, 1 - info.eps / 2)
+        info = torch.finfo(z_KN.dtype)
+        return z_KN.sigmoid_().clamp_(info.tiny, 1 - info.eps / 2)
 
 
 @dataclass(frozen=True)
@@ -286,10 +286,10 @@ class SoftmaxCrossEntropy(Loss):
         ]
         return torch.stack(parts).sum(0)
 
-    def link_(self, z_NK: Tensor) -> Tensor:
-        for rows in self._slices():
-            _softmax_(z_NK[:, rows], 1)
-        return z_NK
+    def link_(self, z_KN: Tensor) -> Tensor:
+        if len(self.heads) == 1:
+            return torch.softmax(z_KN, 0)
+        return torch.cat([torch.softmax(z_KN[rows], 0) for rows in self._slices()])
 
 
 def _softmax_(z: Tensor, dim: int) -> Tensor:

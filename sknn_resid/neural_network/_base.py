@@ -225,8 +225,9 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             y=targets,
             weight=weight,
             holdout=holdout,
-            X_user=X,
-            y_user=y_ok,
+            # A scorer gets frames with their names and tensors as they are, the rest validated.
+            X_user=X if home.xp is not None or hasattr(X, "iloc") else X_ok,
+            y_user=y_ok if home.xp is None else y,
             X_val_user=X_val,
             y_val_user=y_val,
             probe=home.probe(X_ok),

@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
@@ -326,8 +327,14 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Predicted labels.
         """
-        logits, home = self._outputs(X, "predict", linked=False)
-        codes = self._codec.codes_from_logits(as_numpy(logits))
+        features, home = self._checked(X, "predict")
+        network = self._network()
+        if isinstance(features, torch.Tensor):
+            logits = as_numpy(network.run_on_device(features, linked=False))
+            codes = self._codec.codes_from_logits(logits)
+        else:
+            chunks = network.chunks(features, self._prediction_device())
+            codes = self._codec.codes_from_chunks(chunks, features.shape[0])
         return home.send(self._codec.decode(codes))
 
     def predict_proba(self, X):
@@ -441,9 +448,9 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         return float(self.label_smoothing)
 
     def _break_ties_by_loss(self):
-        # Class weights can make accuracy a step function of a few heavy rows; scikit-learn, whose
+        # Class weights can make a score a step function of a few heavy rows; scikit-learn, whose
         # path has no class_weight, has no say here.
-        return self.class_weight is not None and self.early_stopping_metric == "score"
+        return self.class_weight is not None and self.early_stopping_metric != "loss"
 
     def _stratified(self):
         return self._codec.kind == "binary"

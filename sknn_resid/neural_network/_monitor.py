@@ -36,7 +36,7 @@ def r2(loss: Loss, y: np.ndarray, weight: np.ndarray | None) -> Score:
     """R^2 of the predictions, averaged over targets."""
 
     def score(view: ValidationView) -> float:
-        predicted = loss.link_(torch.from_numpy(view.logits.copy())).numpy()
+        predicted = loss.link_(torch.from_numpy(view.logits.T.copy())).numpy().T
         if not np.isfinite(predicted).all():
             return float("nan")
         return float(r2_score(y, predicted, sample_weight=weight))

@@ -31,7 +31,8 @@ class NetworkPredictor(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _checked(self, X: Any, method: str) -> tuple[Features, Home]:
         """X in the engine's form, and where it came from."""
-        check_is_fitted(self, "coefs_")
+        if not hasattr(self, "coefs_"):
+            check_is_fitted(self, "coefs_")  # raises; asked only here, for it takes a while
         if self._is_plain(X):
             return X, NUMPY
         if get_config()["array_api_dispatch"]:
@@ -60,15 +61,13 @@ class NetworkPredictor(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         with np.errstate(over="ignore", invalid="ignore"):
             return bool(np.isfinite(X.sum()))
 
-    def _outputs(self, X: Any, method: str, *, linked: bool = True) -> tuple[Any, Home]:
-        """Predictions (n, K), on the scale of the target or raw; a tensor stays on its device."""
+    def _outputs(self, X: Any, method: str) -> tuple[Any, Home]:
+        """Predictions (n, K) on the scale of the target; a tensor stays on its device."""
         features, home = self._checked(X, method)
         network = self._network()
         if isinstance(features, torch.Tensor):
-            return network.run_on_device(features, linked=linked), home
-        device = self._prediction_device()
-        run = network.outputs if linked else network.logits
-        return run(features, device), home
+            return network.run_on_device(features), home
+        return network.outputs(features, self._prediction_device()), home
 
     def _prediction_device(self) -> torch.device | None:
         """Where it was fitted if that device is there, else the CPU (None)."""

@@ -6,6 +6,7 @@ output per label) or multiclass-multioutput (one softmax per target column, side
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,20 @@ class LabelCodec:
         if self.kind == "multilabel":
             return (z_NK > 0).astype(np.intp)
         return np.column_stack([z_NK[:, part].argmax(1) for part in self.head_slices()])
+
+    def codes_from_chunks(
+        self, chunks: Iterable[tuple[slice, torch.Tensor]], n_rows: int
+    ) -> np.ndarray:
+        """As `codes_from_logits`, from class-major chunks (K, B), never holding all logits."""
+        n_columns = {"multilabel": self.n_outputs, "multioutput": len(self.classes)}
+        single = self.kind not in n_columns
+        codes = np.empty(n_rows if single else (n_rows, n_columns[self.kind]), dtype=np.intp)
+        for rows, z_KB in chunks:
+            if self.kind == "multiclass":
+                codes[rows] = z_KB.cpu().numpy().argmax(0)
+            else:
+                codes[rows] = self.codes_from_logits(z_KB.cpu().numpy().T)
+        return codes
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Labels of predicted codes."""
