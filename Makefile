@@ -50,6 +50,7 @@ bench: $(VENV)/stamp-benchmark
 
 $(VENV)/stamp-venv:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV), once: the packages in constraints.txt are installed, torch among them."
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 

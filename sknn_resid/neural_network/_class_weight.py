@@ -19,7 +19,9 @@ def row_weights(
     """
     if codec.kind in ("multilabel", "multioutput"):
         return compute_sample_weight(class_weight, y)
-    by_class = compute_class_weight(class_weight, classes=codec.classes, y=y, sample_weight=weight)
+    if isinstance(class_weight, str):
+        return balanced_rows(add_counts(None, codec, y, weight), codec, y)
+    by_class = compute_class_weight(class_weight, classes=codec.classes, y=y)
     return by_class[np.searchsorted(codec.classes, y)]
 
 
