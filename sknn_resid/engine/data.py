@@ -112,12 +112,13 @@ def row_major(X: Features) -> Features:
     A frame's values are usually column-major; gathering its rows would stride through all of memory
     in every epoch, so it is copied once. A memory map is left as it is: it may not fit.
     """
-    if not isinstance(X, np.ndarray) or X.flags.c_contiguous or _is_mapped(X):
+    if not isinstance(X, np.ndarray) or X.flags.c_contiguous or is_mapped(X):
         return X
     return np.ascontiguousarray(X)
 
 
-def _is_mapped(X: np.ndarray) -> bool:
+def is_mapped(X: np.ndarray) -> bool:
+    """Whether X lies in a file that is mapped into memory."""
     base: object = X
     while base is not None:
         if isinstance(base, (np.memmap, mmap.mmap)):

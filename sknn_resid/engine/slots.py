@@ -16,6 +16,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.data import Features
 from sknn_resid.engine.kernels import Op
 
 SEGMENT_BYTES = 2 << 20  # rows gathered at once: a size that stays in a second-level cache
@@ -174,7 +175,7 @@ class SlotBank:
             slot.batch_M[model] = X[rows[g * self.batch : (g + 1) * self.batch]]
 
 
-def gather_rows(X: object, rows: np.ndarray, out_nD: Tensor) -> None:
+def gather_rows(X: Features, rows: np.ndarray, out_nD: Tensor) -> None:
     """Copy rows of X into ``out_nD``, whatever dtype and device they have."""
     if isinstance(X, Tensor):
         index = torch.from_numpy(rows)
@@ -185,7 +186,9 @@ def gather_rows(X: object, rows: np.ndarray, out_nD: Tensor) -> None:
         else:
             out_nD.copy_(X.index_select(0, index))
         return
-    assert isinstance(X, np.ndarray)
+    if not isinstance(X, np.ndarray):  # CSR rows for an accelerator
+        out_nD.copy_(torch.from_numpy(X[rows].toarray()))
+        return
     if out_nD.device.type == "cpu" and out_nD.dtype in (torch.float32, torch.float64):
         out = out_nD.numpy()
         if out.dtype == X.dtype and X.flags.c_contiguous:

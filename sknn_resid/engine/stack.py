@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sknn_resid.engine.data import RowOrder
+from sknn_resid.engine.data import Features, RowOrder, as_tensor, is_mapped
 from sknn_resid.engine.job import TrainJob, target_tensor
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.network import StackedNetwork
@@ -100,6 +100,7 @@ class Stack:
                 [job.train.label_smoothing for job in jobs], dtype=first.network.dtype
             ).to(first.device)
         self._targets = [target_tensor(job) for job in jobs]
+        self._features = _features_on_device(jobs)
         self._scale = first.network.loss.reported_scale(first.network.n_outputs)
         per_batch = (len(jobs), self._n_batches)
         self._value_Mb, self._square_Mb = np.zeros(per_batch), np.zeros(per_batch)
@@ -226,9 +227,9 @@ class Stack:
             n = len(rows)
             gather_rows(self._targets[m], rows, views.y_M[m][:n])
             if views.X_M:
-                gather_rows(member.job.data.X, rows, views.X_M[m][:n])
+                gather_rows(self._features[m], rows, views.X_M[m][:n])
             else:
-                segment.bank.load_sparse(m, member.job.data.X, rows)
+                segment.bank.load_sparse(m, self._features[m], rows)
         if not self._even:
             self._load_weights(segment, first, stop)
         loss = self._jobs[0].network.loss
@@ -307,3 +308,19 @@ def _scaled(
         rate if factors is None else rate * float(factors[min(k, len(factors) - 1)])
         for rate, factors in zip(rates_M, factors_M, strict=True)
     ]
+
+
+def _features_on_device(jobs: Sequence[TrainJob]) -> list[Features]:
+    """X of each job where its rows are gathered from: an accelerator holds each distinct X once.
+
+    A memory map and a sparse matrix stay on the host; their batches are sent one by one.
+    """
+    sent: dict[int, Features] = {}
+    for job in jobs:
+        X = job.data.X
+        if id(X) not in sent:
+            send = job.device.type != "cpu" and isinstance(X, np.ndarray) and not is_mapped(X)
+            tensor = as_tensor(X) if send else None
+            dtype = job.network.product_dtype
+            sent[id(X)] = X if tensor is None else tensor.to(job.device, dtype)
+    return [sent[id(job.data.X)] for job in jobs]

@@ -268,8 +268,12 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         if device.type != "cpu" and home.xp is None:
             data_dtype = np.dtype(np.float32)
         own, products = working_dtypes(self.dtype, data_dtype)
-        if device.type == "mps" and own == torch.float64:
-            raise ValueError("dtype: 'float64' does not exist on device 'mps'. Use 'float32'.")
+        if device.type == "mps" and (own == torch.float64 or self.solver == "lbfgs"):
+            raise ValueError(
+                f"device='mps' has no float64, which dtype={self.dtype!r} with "
+                f"solver={self.solver!r} needs. Use dtype='float32' and a minibatch solver, or "
+                "device='cpu'."
+            )
         self.device_, self.dtype_ = str(device), self.dtype or str(own).removeprefix("torch.")
         activations = activation_layers(self.activation, len(widths))
         return NetworkSpec(sizes, activations, self._loss(), own, products)

@@ -387,8 +387,8 @@ def test_a_tie_with_a_loss_that_is_no_number_is_not_better(loss):
     assert best_epoch(progress) == 0
 
 
-def test_the_best_score_is_the_highest_seen_with_the_kept_weights_or_after():
-    """Ties do not let the reference drift down: a chain of small losses of score is a loss."""
+def test_ties_do_not_drift():
+    """A chain of small steps down is a step down: a tie is a tie with the best score so far."""
     scores = [0.90, 0.85, 0.80, 0.75]  # each within 0.1 of the one before
     losses = [4.0, 3.0, 2.0, 1.0]
     progress = make_progress(watch_validation=True, break_ties_by_loss=True, patience=9)

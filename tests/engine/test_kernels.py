@@ -1,0 +1,108 @@
+"""Bound operations: every kernel that may be chosen gives the same product.
+
+Which kernel runs depends on device, dtype, stack size and shape. What an accelerator would run (torch
+throughout) is run here on the CPU by making ``numpy_speaks`` say no, so that those branches are
+tested on a machine without one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from engine.test_stack_equals_solo import assert_same, make_data, make_job
+
+from sknn_resid.engine import kernels
+from sknn_resid.engine.losses import SoftmaxCrossEntropy, SquaredError
+from sknn_resid.engine.runner import run_jobs
+from sknn_resid.engine.spec import OptimizerKind
+
+# K = 1 (a vector), 2 to 16 (narrow), 17 (not narrow any more); 9 x 30 x 40 is tiny, 90 x 50 x 80 not.
+SHAPES = [(1, 9, 5), (3, 9, 5), (16, 9, 5), (17, 9, 5), (9, 30, 40), (90, 50, 80)]
+
+
+@pytest.fixture(params=[True, False], ids=["numpy", "torch only"])
+def numpy_allowed(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(kernels, "numpy_speaks", lambda tensor: False)
+    return request.param
+
+
+def run(ops):
+    for op in ops:
+        op()
+
+
+def draws(*shape, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_matmul(numpy_allowed, n_models, shape, transposed):
+    i, j, k = shape
+    a, b = draws(n_models, i, j), draws(n_models, j, k)
+    if transposed:
+        a, b = a.mT.contiguous().mT, b.mT.contiguous().mT
+    out = torch.full((n_models, i, k), np.nan, dtype=torch.float64)
+    run([kernels.matmul(a, b, out)])
+    torch.testing.assert_close(out, torch.einsum("mij,mjk->mik", a, b), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_affine(numpy_allowed, n_models, shape):
+    i, j, k = shape
+    x, W, b = draws(n_models, i, j), draws(n_models, j, k), draws(n_models, k, seed=1)
+    out = torch.full((n_models, i, k), np.nan, dtype=torch.float64)
+    run(kernels.affine(x, W, b, out))
+    expected = torch.einsum("mij,mjk->mik", x, W) + b[:, None]
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_affine_columns(numpy_allowed, n_models, shape):
+    k, i, n = shape
+    W, v, b = draws(n_models, k, i), draws(n_models, n, i), draws(n_models, k, seed=1)
+    out = torch.full((n_models, k, n), np.nan, dtype=torch.float64)
+    run(kernels.affine_columns(W, v, b, out))
+    expected = torch.einsum("mki,mni->mkn", W, v) + b[:, :, None]
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+def test_sums(numpy_allowed, n_models):
+    a = draws(n_models, 7, 4)
+    flat = draws(n_models, 30)[:, :20]  # the leading part of a longer row
+    rows, squares = torch.empty(n_models, 4).double(), torch.empty(n_models).double()
+    run([kernels.sum_rows(a, rows), kernels.sum_squares(flat, squares)])
+    torch.testing.assert_close(rows, a.sum(1))
+    torch.testing.assert_close(squares, (flat**2).sum(1))
+    run([kernels.sum_rows(a.mT, torch.empty(n_models, 7).double())])
+    torch.testing.assert_close(kernels.row_dots(a, a), (a * a).sum(2))
+
+
+def test_bfloat16_goes_to_torch():
+    a, b = draws(1, 8, 8, dtype=torch.bfloat16), draws(1, 8, 8, dtype=torch.bfloat16, seed=1)
+    out = torch.empty(1, 8, 8, dtype=torch.bfloat16)
+    assert not kernels.numpy_speaks(a)
+    run([kernels.matmul(a, b, out)])
+    torch.testing.assert_close(out, a @ b)
+
+
+@pytest.mark.parametrize("n_models", [1, 4])
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy((3,)), SquaredError()], ids=["ce", "squared"])
+def test_training_with_torch_only(monkeypatch, n_models, loss):
+    """The whole path of an accelerator, on the CPU: the same fit as with numpy's products."""
+    X, y = make_data(loss, np.random.default_rng(0))
+
+    def jobs():
+        return [make_job(m, X, y, loss, 3, kind=OptimizerKind.ADAM) for m in range(n_models)]
+
+    expected = run_jobs(jobs())
+    monkeypatch.setattr(kernels, "numpy_speaks", lambda tensor: False)
+    for mine, theirs in zip(run_jobs(jobs()), expected, strict=True):
+        assert_same(mine, theirs)
