@@ -22,7 +22,7 @@ from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult, target_tensor
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.network import Layout, StackedNetwork
-from sknn_resid.engine.slots import SlotBank, gather_rows
+from sknn_resid.engine.slots import SlotBank, gather_tensor
 from sknn_resid.engine.validation import epoch_view, judge
 
 CHUNK_ROWS = 8192  # rows per pass: bounds the memory of the activations
@@ -78,11 +78,8 @@ class _Objective:
         if self._loaded and len(self._passes) == 1:
             return
         views, picked = bank.used(1), self._rows[rows]
-        gather_rows(self._y, picked, views.y_M[0])
-        if views.X_M:
-            gather_rows(self.job.data.X, picked, views.X_M[0])
-        else:
-            bank.load_sparse(0, self.job.data.X, picked)
+        gather_tensor(self._y, views.y_M[0], picked)
+        bank.bind_gather(0, self.job.data.X)(picked)
         r = torch.from_numpy(self._weight[rows] / self._total)
         bank.r_MG1B[0, 0, 0].copy_(r)
         self.job.network.loss.load_targets(bank.T_MGKB, bank.y_MGBT, bank.r_MG1B, self._smoothing)

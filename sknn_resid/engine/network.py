@@ -168,7 +168,7 @@ class StackedNetwork:
         backward: list[list[Op]] = []
         for l in range(last):
             forward, h, derivative = self._bind_hidden(l, slot)
-            ops += _bind_affine(v, self._W[l], self._b[l], self._hidden_buffers(l, n)[0])
+            ops += self._bind_affine(l, v, n)
             ops += forward
             backward.append([*derivative, *self._bind_gradient(l, v, n)])
             v = h
@@ -200,11 +200,22 @@ class StackedNetwork:
         kept, drop, undrop = self._bind_dropout(l, slot, h, delta)
         return [*forward, drop], kept, [undrop, *derivative]
 
+    def _bind_affine(self, l: int, v: Tensor | SparseRows, n: int) -> list[Op]:
+        """z of hidden layer l. All slots of a length read the same v, also the input."""
+        z, W, b = self._hidden_buffers(l, n)[0], self._W[l], self._b[l]
+        if isinstance(v, SparseRows):
+            return [v.bind_times(W, z), add_row(z, b)]
+        return self._once(("affine", l, n), lambda: affine(v, W, b, z))
+
     def _bind_gradient(self, l: int, v: Tensor | SparseRows, n: int) -> list[Op]:
         """Gradient of hidden layer l from its delta, and the delta of the layer below."""
         delta = self._hidden_buffers(l, n)[2]
-        ops = _bind_weight_gradient(v, delta, self._gW[l])
-        ops.append(self._once(("bias", l, n), lambda: sum_rows(delta, self._gb[l])))
+        gW, gb = self._gW[l], self._gb[l]
+        if isinstance(v, SparseRows):
+            ops: list[Op] = [v.bind_transposed_times(delta, gW)]
+        else:
+            ops = [self._once(("gradient", l, n), lambda: matmul(v.mT, delta, gW))]
+        ops.append(self._once(("bias", l, n), lambda: sum_rows(delta, gb)))
         if l > 0:
             below = self._hidden_buffers(l - 1, n)[2]
             ops.append(self._once(("delta", l, n), lambda: matmul(delta, self._W[l].mT, below)))
@@ -247,7 +258,7 @@ class StackedNetwork:
         if isinstance(v, SparseRows):
             ops.append(v.bind_transposed_times(delta.mT, self._gW[last].mT))
         else:
-            ops.append(matmul(delta, v, self._gW[last]))
+            ops.append(self._once(("gradient", last, n), lambda: matmul(delta, v, self._gW[last])))
         ops.append(self._once(("bias", last, n), lambda: sum_rows(delta.mT, self._gb[last])))
         if last > 0:
             below = self._hidden_buffers(last - 1, n)[2]
@@ -289,15 +300,3 @@ class StackedNetwork:
             self.grads_MP.mul_(scale_M1.clamp_max(1.0))
 
         return [clip]
-
-
-def _bind_affine(x: Tensor | SparseRows, W_Mio: Tensor, b_Mo: Tensor, z_MBo: Tensor) -> list[Op]:
-    if isinstance(x, SparseRows):
-        return [x.bind_times(W_Mio, z_MBo), add_row(z_MBo, b_Mo)]
-    return affine(x, W_Mio, b_Mo, z_MBo)
-
-
-def _bind_weight_gradient(x: Tensor | SparseRows, delta_MBo: Tensor, gW_Mio: Tensor) -> list[Op]:
-    if isinstance(x, SparseRows):
-        return [x.bind_transposed_times(delta_MBo, gW_Mio)]
-    return [matmul(x.mT, delta_MBo, gW_Mio)]

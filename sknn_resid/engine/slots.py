@@ -1,15 +1,17 @@
-"""Memory for the batches of a stack: gathered rows, targets, weights, logits.
+"""Memory for the batches of a stack: rows, targets, weights, logits.
 
-A *segment* is a run of G batches that is gathered in one go, so that shuffled rows cost one copy
-for many steps and the losses of many steps are added up by one call. A *slot* is one batch of it:
-views that the steps are bound to once. A bank holds the slots of one batch length; an epoch needs
-at most two banks, one for full batches and one for the short last batch.
+A *segment* is a run of G batches whose targets are made in one go and whose losses are added up by
+one call. A *slot* is one batch of it: views that the steps are bound to once. A bank holds the
+slots of one batch length; an epoch needs at most two banks, one for full batches and one for the
+short last batch. The rows of X are gathered batch by batch into one buffer that all slots of a bank share: it
+stays in the cache, where a copy of the whole segment would drive the weights out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import scipy.sparse
@@ -17,17 +19,27 @@ import torch
 from torch import Tensor
 
 from sknn_resid.engine.data import Features
-from sknn_resid.engine.kernels import Op
+from sknn_resid.engine.kernels import Op, numpy_speaks
 
-SEGMENT_BYTES = 2 << 20  # rows gathered at once: a size that stays in a second-level cache
-MAX_SLOTS = 16
+Gather = Callable[[np.ndarray], None]
+
+SEGMENT_BYTES = 1 << 20  # of logits and targets
+MAX_SLOTS = 32
 
 
 @dataclass
 class SparseRows:
-    """The rows of a batch as CSR matrices, one a model, replaced before each step."""
+    """The rows of a batch as CSR matrices, one a model, put in place before each step."""
 
     batch_M: list[scipy.sparse.csr_array | None] = field(default_factory=list)
+
+    def bind_gather(self, model: int, X: Features) -> Gather:
+        """A function that puts these rows of X in place for one model."""
+
+        def gather(rows: np.ndarray) -> None:
+            self.batch_M[model] = X[rows]
+
+        return gather
 
     def bind_times(self, W_Mij: Tensor, out_MBj: Tensor) -> Op:
         """Bind ``out = X W``."""
@@ -84,7 +96,6 @@ class SegmentViews:
     y_MGBT: Tensor
     square_GM: Tensor
     y_M: list[Tensor]
-    X_M: list[Tensor]
 
 
 class SlotBank:
@@ -100,6 +111,8 @@ class SlotBank:
         |W|^2 as it was before each step.
     y_MGBT : Tensor
         Targets as gathered, row by row; the loss turns them into ``T_MGKB``.
+    X_MBD : Tensor of shape (M, B, D) or SparseRows
+        Rows of the batch at hand.
     """
 
     def __init__(
@@ -132,20 +145,18 @@ class SlotBank:
         self.y_MGBT = torch.zeros(
             (M, G, B, n_targets), dtype=torch.int64 if codes else dtype, device=device
         )
-        self.X_MGBD: Tensor | None = None
-        self.sparse_G: list[SparseRows] = []
+        self.X_MBD: Tensor | SparseRows
         if sparse:
-            self.sparse_G = [SparseRows([None] * M) for _ in range(G)]
+            self.X_MBD = SparseRows([None] * M)
         else:
-            self.X_MGBD = torch.zeros((M, G, B, n_features), dtype=product_dtype, device=device)
+            self.X_MBD = torch.zeros((M, B, n_features), dtype=product_dtype, device=device)
         self.slots = [self._slot(g) for g in range(G)]
 
     def _slot(self, g: int) -> BatchSlot:
-        X = self.sparse_G[g] if self.X_MGBD is None else self.X_MGBD[:, g]
         return BatchSlot(
             n_rows=self.batch,
             rows_M=[self.batch] * len(self.T_MGKB),
-            X_MBD=X,
+            X_MBD=self.X_MBD,
             T_MKB=self.T_MGKB[:, g],
             r_M1B=self.r_MG1B[:, g],
             Z_MKB=self.Z_MGKB[:, g],
@@ -156,9 +167,6 @@ class SlotBank:
     def used(self, n_used: int) -> SegmentViews:
         """Views of the first ``n_used`` slots."""
         part = slice(0, n_used)
-        X_M: list[Tensor] = []
-        if self.X_MGBD is not None:
-            X_M = [X_GBD[part].flatten(0, 1) for X_GBD in self.X_MGBD]
         return SegmentViews(
             T_MGKB=self.T_MGKB[:, part],
             Z_MGKB=self.Z_MGKB[:, part],
@@ -166,41 +174,52 @@ class SlotBank:
             y_MGBT=self.y_MGBT[:, part],
             square_GM=self.square_GM[part],
             y_M=[y_GBT[part].flatten(0, 1) for y_GBT in self.y_MGBT],
-            X_M=X_M,
         )
 
-    def load_sparse(self, model: int, X: scipy.sparse.csr_array, rows: np.ndarray) -> None:
-        """Hand each slot its rows of a CSR matrix."""
-        for g, slot in enumerate(self.sparse_G):
-            slot.batch_M[model] = X[rows[g * self.batch : (g + 1) * self.batch]]
+    def bind_gather(self, model: int, X: Features) -> Gather:
+        """A function that puts these rows of X where the steps read them."""
+        if isinstance(self.X_MBD, SparseRows):
+            return self.X_MBD.bind_gather(model, X)
+        return bind_gather(X, self.X_MBD[model])
 
 
-def gather_rows(X: Features, rows: np.ndarray, out_nD: Tensor) -> None:
-    """Copy rows of X into ``out_nD``, whatever dtype and device they have."""
+def bind_gather(X: Features, out_BD: Tensor) -> Gather:
+    """A function ``gather(rows)`` that copies rows of X into the first rows of ``out_BD``."""
     if isinstance(X, Tensor):
-        index = torch.from_numpy(rows)
-        if X.device.type != "cpu":
-            index = index.to(X.device)
-        if X.dtype == out_nD.dtype and X.device == out_nD.device:
-            torch.index_select(X, 0, index, out=out_nD)
-        else:
-            out_nD.copy_(X.index_select(0, index))
-        return
-    if not isinstance(X, np.ndarray):  # CSR rows for an accelerator
-        out_nD.copy_(torch.from_numpy(X[rows].toarray()))
-        return
-    if out_nD.device.type == "cpu" and out_nD.dtype in (torch.float32, torch.float64):
-        out = out_nD.numpy()
+        return partial(gather_tensor, X, out_BD)
+    if isinstance(X, np.ndarray) and numpy_speaks(out_BD):
+        out = out_BD.numpy()
         if out.dtype == X.dtype and X.flags.c_contiguous:
-            # mode="clip" writes straight into out; the default would go through a buffer.
-            X.take(rows, axis=0, out=out, mode="clip")
-            return
-    # Indexing, not take: take first copies the whole of an array that is not C-contiguous.
-    out_nD.copy_(torch.from_numpy(X[rows]))
+
+            def take(rows: np.ndarray) -> None:
+                # mode="clip" writes straight into out; the default would go through a buffer.
+                X.take(rows, 0, out if len(rows) == len(out) else out[: len(rows)], "clip")
+
+            return take
+
+    def index(rows: np.ndarray) -> None:
+        # Indexing, not take: take first copies the whole of an array that is not C-contiguous.
+        part = X[rows]
+        dense = part if isinstance(part, np.ndarray) else part.toarray()
+        out_BD[: len(rows)].copy_(torch.from_numpy(dense))
+
+    return index
+
+
+def gather_tensor(X: Tensor, out_BD: Tensor, rows: np.ndarray) -> None:
+    """Copy rows of a tensor into the first rows of ``out_BD``."""
+    index = torch.from_numpy(rows)
+    if X.device.type != "cpu":
+        index = index.to(X.device)
+    out = out_BD[: len(rows)]
+    if X.dtype == out.dtype and X.device == out.device:
+        torch.index_select(X, 0, index, out=out)
+    else:
+        out.copy_(X.index_select(0, index))
 
 
 def slots_per_segment(batch_bytes: int, n_batches: int) -> int:
-    """How many batches to gather at once."""
+    """How many batches share one making of targets and one adding-up of losses."""
     return max(1, min(n_batches, MAX_SLOTS, SEGMENT_BYTES // max(1, batch_bytes)))
 
 

@@ -16,9 +16,10 @@ from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
 from sknn_resid.engine.slots import (
+    Gather,
     SegmentViews,
     SlotBank,
-    gather_rows,
+    gather_tensor,
     max_rows_per_batch,
     slots_per_segment,
 )
@@ -53,6 +54,7 @@ class _Segment:
     bank: SlotBank
     views: SegmentViews
     programs: list[list[Op]]
+    gather_M: list[Gather]
     batches: slice
 
     @property
@@ -81,7 +83,9 @@ class Stack:
             [member.generator for member in members],
         )
         self.params_M = list(self.network.params_MP)  # one view a model
-        self._n_rows = np.array([job.data.n_rows for job in jobs])
+        self._orders = [member.order for member in members]
+        self._counts = [job.data.n_rows for job in jobs]
+        self._n_rows = np.array(self._counts)
         self._n_batches, self._tail = max_rows_per_batch(list(self._n_rows), self.batch)
         self._weighted = any(job.data.weight is not None for job in jobs)
         self._even = not self._weighted and len(set(self._n_rows)) == 1
@@ -131,24 +135,28 @@ class Stack:
         n_full = self._n_batches if self._tail == self.batch else self._n_batches - 1
         segments: list[_Segment] = []
         if n_full:
-            job = self._jobs[0]
-            itemsize = job.network.product_dtype.itemsize
-            batch_bytes = len(self._jobs) * self.batch * job.data.n_features * itemsize
-            bank = self._make_bank(slots_per_segment(batch_bytes, n_full), self.batch)
+            network = self._jobs[0].network
+            per_batch = len(self._jobs) * self.batch * network.n_outputs * network.dtype.itemsize
+            bank = self._make_bank(slots_per_segment(2 * per_batch, n_full), self.batch)
             programs = [self._bind(bank, g) for g in range(bank.n_slots)]
+            gather_M = self._bind_gather(bank)
             for first in range(0, n_full, bank.n_slots):
                 used = min(bank.n_slots, n_full - first)
-                segments.append(
-                    _Segment(bank, bank.used(used), programs[:used], slice(first, first + used))
-                )
+                batches = slice(first, first + used)
+                views = bank.used(used)
+                segments.append(_Segment(bank, views, programs[:used], gather_M, batches))
         if n_full < self._n_batches:
             bank = self._make_bank(1, self._tail)
+            programs, gather_M = [self._bind(bank, 0)], self._bind_gather(bank)
             last = slice(n_full, n_full + 1)
-            segments.append(_Segment(bank, bank.used(1), [self._bind(bank, 0)], last))
+            segments.append(_Segment(bank, bank.used(1), programs, gather_M, last))
         if self._even:
             for segment in segments:
                 self._load_even_weights(segment)
         return segments
+
+    def _bind_gather(self, bank: SlotBank) -> list[Gather]:
+        return [bank.bind_gather(m, X) for m, X in enumerate(self._features)]
 
     def _bind(self, bank: SlotBank, g: int) -> list[Op]:
         slot = bank.slots[g]
@@ -204,9 +212,14 @@ class Stack:
         plain = all(factors is None for factors in factors_M)
         step = self.optimizer.step
         for segment in self._segments:
-            self._load(segment)
+            # One batch that holds every row is loaded once: the order of its rows does not matter.
+            stays = self._loaded and self._n_batches == 1
+            if not stays:
+                self._load(segment)
             active = None if self._even else self._live_Mb[:, segment.batches].T.tolist()
             for g, program in enumerate(segment.programs):
+                if not stays:
+                    self._gather(segment, g)
                 for op in program:
                     op()
                 rates = rates_M
@@ -216,20 +229,21 @@ class Stack:
             self._note_values(segment)
         return self._epoch_loss()
 
+    def _gather(self, segment: _Segment, g: int) -> None:
+        """Rows of X of batch g of the segment."""
+        first = segment.batches.start * self.batch + g * segment.bank.batch
+        stop = first + segment.bank.batch
+        for gather, order, n in zip(segment.gather_M, self._orders, self._counts, strict=True):
+            gather(order.rows(min(first, n), min(stop, n)))
+
     def _load(self, segment: _Segment) -> None:
-        if self._loaded and self._n_batches == 1:
-            return  # the one batch holds every row: their order does not matter
+        """Targets and weights of all batches of the segment."""
         views = segment.views
         first = segment.batches.start * self.batch
         stop = first + segment.n_batches * segment.bank.batch
         for m, member in enumerate(self.members):
             rows = member.order.rows(min(first, self._n_rows[m]), min(stop, self._n_rows[m]))
-            n = len(rows)
-            gather_rows(self._targets[m], rows, views.y_M[m][:n])
-            if views.X_M:
-                gather_rows(self._features[m], rows, views.X_M[m][:n])
-            else:
-                segment.bank.load_sparse(m, self._features[m], rows)
+            gather_tensor(self._targets[m], views.y_M[m], rows)
         if not self._even:
             self._load_weights(segment, first, stop)
         loss = self._jobs[0].network.loss
@@ -320,7 +334,7 @@ def _features_on_device(jobs: Sequence[TrainJob]) -> list[Features]:
         X = job.data.X
         if id(X) not in sent:
             send = job.device.type != "cpu" and isinstance(X, np.ndarray) and not is_mapped(X)
-            tensor = as_tensor(X) if send else None
+            tensor = as_tensor(np.asarray(X)) if send else None
             dtype = job.network.product_dtype
             sent[id(X)] = X if tensor is None else tensor.to(job.device, dtype)
     return [sent[id(job.data.X)] for job in jobs]

@@ -10,6 +10,23 @@ from sklearn.utils import compute_class_weight, compute_sample_weight
 from sknn_resid.neural_network._targets import LabelCodec
 
 
+def class_weights(
+    est: Any, codec: LabelCodec, y: np.ndarray, weight: np.ndarray | None, *, incremental: bool
+) -> np.ndarray | None:
+    """Weights from the estimator's ``class_weight``, None without one.
+
+    The counts of one batch are not those of all the data: 'balanced' in ``partial_fit`` keeps its
+    counts over calls, on the estimator.
+    """
+    if est.class_weight is None:
+        return None
+    if incremental and isinstance(est.class_weight, str):
+        est._class_counts = add_counts(getattr(est, "_class_counts", None), codec, y, weight)
+        return balanced_rows(est._class_counts, codec, y)
+    est.__dict__.pop("_class_counts", None)
+    return row_weights(est.class_weight, codec, y, weight)
+
+
 def row_weights(
     class_weight: Any, codec: LabelCodec, y: np.ndarray, weight: np.ndarray | None
 ) -> np.ndarray:

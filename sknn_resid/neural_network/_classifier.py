@@ -15,16 +15,16 @@ from sknn_resid._sklearn_compat import Interval, StrOptions, fit_context
 from sknn_resid.engine.losses import Loss
 from sknn_resid.neural_network._arrays import as_numpy
 from sknn_resid.neural_network._base import BaseMLP, checked_targets, solver_is_stochastic
-from sknn_resid.neural_network._class_weight import add_counts, balanced_rows, row_weights
+from sknn_resid.neural_network._class_weight import class_weights
 from sknn_resid.neural_network._interop import SklearnBridge
 from sknn_resid.neural_network._monitor import Score, accuracy
 from sknn_resid.neural_network._prediction import NetworkPredictor
 from sknn_resid.neural_network._targets import (
     check_known,
+    encode_validation,
     first_codec,
     fit_codec,
     log_of,
-    unknown_labels,
 )
 
 
@@ -32,8 +32,8 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
     """Multi-layer perceptron classifier.
 
     Takes the place of :class:`sklearn.neural_network.MLPClassifier`: the same parameters,
-    attributes and, given the same ``random_state``, the same optimisation path, several times
-    faster. Whatever it adds is keyword-only and off by default.
+    attributes and, given the same ``random_state``, the same optimisation path, sooner. Whatever it
+    adds is keyword-only and off by default.
 
     It minimises the cross-entropy of softmax outputs (multi-class) or logistic outputs (binary,
     multi-label), ``sum_i w_i l_i / sum w``, plus the penalty. Several multi-class targets at once
@@ -151,7 +151,7 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         Where and in what precision it was fitted.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string names.
 
     See Also
@@ -412,25 +412,10 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         return self._codec.encode(y), y
 
     def _validation_targets(self, y, X):
-        y = checked_targets(self, X, y)
-        unknown = unknown_labels(self._codec, y)
-        if unknown:
-            raise ValueError(
-                f"y_val has labels that y does not have: {unknown}; `classes_` is "
-                f"{self.classes_}. Every class must occur in the training rows."
-            )
-        return self._codec.encode(y)
+        return encode_validation(self._codec, checked_targets(self, X, y))
 
     def _class_weights(self, y, weight, incremental):
-        if self.class_weight is None:
-            return None
-        if incremental and self.class_weight == "balanced":
-            # The counts of one batch are not those of all the data: they are kept up over calls.
-            counts = getattr(self, "_class_counts", None)
-            self._class_counts = add_counts(counts, self._codec, y, weight)
-            return balanced_rows(self._class_counts, self._codec, y)
-        self.__dict__.pop("_class_counts", None)
-        return row_weights(self.class_weight, self._codec, y, weight)
+        return class_weights(self, self._codec, y, weight, incremental=incremental)
 
     def _n_logits(self, y):
         return self._codec.n_outputs

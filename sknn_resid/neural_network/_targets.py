@@ -228,6 +228,17 @@ def check_known(codec: LabelCodec, y: np.ndarray, *, warm_start: bool) -> None:
         )
 
 
+def encode_validation(codec: LabelCodec, y: np.ndarray) -> np.ndarray:
+    """Engine targets of ``y_val``; refuses labels that the training rows do not have."""
+    unknown = unknown_labels(codec, y)
+    if unknown:
+        raise ValueError(
+            f"y_val has labels that y does not have: {unknown}; `classes_` is {codec.classes}. "
+            "Every class must occur in the training rows."
+        )
+    return codec.encode(y)
+
+
 def log_of(probabilities: Any) -> Any:
     """Natural logarithm of what ``predict_proba`` gives: an array, or a list of arrays."""
     if isinstance(probabilities, list):

@@ -8,8 +8,8 @@ that they can be the reference for it. Parameters are flattened in scikit-learn'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from sknn_resid.engine import activations, losses
 from sknn_resid.engine.data import TrainingData
 from sknn_resid.engine.job import TrainJob
-from sknn_resid.engine.network import Layout, StackedNetwork
+from sknn_resid.engine.network import Layout
 from sknn_resid.engine.schedules import Schedule
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind, OptimizerSpec, TrainSpec
 from sknn_resid.engine.stack import Stack, new_member
@@ -65,9 +65,7 @@ ACTIVATIONS = {
     ),
     "gelu": ActivationCase(activations.Gelu(), lambda z: z * special.ndtr(z), F.gelu),
     "silu": ActivationCase(activations.Silu(), lambda z: z * special.expit(z), F.silu),
-    "mish": ActivationCase(
-        activations.Mish(), lambda z: z * np.tanh(np.logaddexp(0, z)), F.mish
-    ),
+    "mish": ActivationCase(activations.Mish(), lambda z: z * np.tanh(np.logaddexp(0, z)), F.mish),
 }
 
 
@@ -111,8 +109,21 @@ def _elementwise(formula):
     return lambda z, y, smoothing: formula(z, y).sum(-1)
 
 
-def _pinball(maximum):
-    return lambda z, y: maximum(QUANTILE * (y - z), (QUANTILE - 1) * (y - z))
+# Losses of real targets: formula of (z, y) in numpy and in torch.
+SQUARED = (lambda z, y: (z - y) ** 2 / 2, lambda z, y: F.mse_loss(z, y, reduction="none") / 2)
+ABSOLUTE = (lambda z, y: np.abs(z - y), lambda z, y: F.l1_loss(z, y, reduction="none"))
+HUBER = (
+    lambda z, y: special.huber(HUBER_DELTA, z - y),
+    lambda z, y: F.huber_loss(z, y, reduction="none", delta=HUBER_DELTA),
+)
+PINBALL = (
+    lambda z, y: np.where(z < y, QUANTILE * (y - z), (1 - QUANTILE) * (z - y)),
+    lambda z, y: torch.maximum(QUANTILE * (y - z), (QUANTILE - 1) * (y - z)),
+)
+LOG_COSH = (
+    lambda z, y: np.log(np.cosh(z - y)),
+    lambda z, y: (z - y).abs() + F.softplus(-2 * (z - y).abs()) - np.log(2),
+)
 
 
 def _bernoulli(formula):
@@ -160,15 +171,6 @@ def log_cosh_rows(y_true, y_pred):
     return torch.log(torch.cosh(y_pred - y_true)).sum(1)
 
 
-def _log_cosh_reference(z, y):
-    u = (z - y).abs()
-    return u + F.softplus(-2 * u) - np.log(2)
-
-
-def _kl(z, y):
-    return special.kl_div(y, np.exp(z))
-
-
 def _categorical(heads):
     return LossCase(
         losses.SoftmaxCrossEntropy(heads),
@@ -189,70 +191,30 @@ def _bernoulli_case(n_outputs):
     )
 
 
-def _regression(engine, n_outputs, formula_numpy, formula_torch, kinks=()):
-    return LossCase(
-        engine,
-        n_outputs,
-        _reals(n_outputs),
-        _elementwise(formula_numpy),
-        _elementwise(formula_torch),
-        kinks,
-    )
+def _regression(engine, n_outputs, formulas, kinks=()):
+    numpy_rows, torch_rows = map(_elementwise, formulas)
+    return LossCase(engine, n_outputs, _reals(n_outputs), numpy_rows, torch_rows, kinks)
 
 
 LOSSES = {
-    "squared": _regression(
-        losses.SquaredError(),
-        1,
-        lambda z, y: 0.5 * (z - y) ** 2,
-        lambda z, y: 0.5 * F.mse_loss(z, y, reduction="none"),
-    ),
-    "squared_3": _regression(
-        losses.SquaredError(),
-        3,
-        lambda z, y: 0.5 * (z - y) ** 2,
-        lambda z, y: 0.5 * F.mse_loss(z, y, reduction="none"),
-    ),
-    "absolute": _regression(
-        losses.AbsoluteError(),
-        2,
-        lambda z, y: np.abs(z - y),
-        lambda z, y: F.l1_loss(z, y, reduction="none"),
-        (0.0,),
-    ),
-    "huber": _regression(
-        losses.Huber(HUBER_DELTA),
-        2,
-        lambda z, y: special.huber(HUBER_DELTA, z - y),
-        lambda z, y: F.huber_loss(z, y, reduction="none", delta=HUBER_DELTA),
-        (-HUBER_DELTA, HUBER_DELTA),
-    ),
-    "pinball": _regression(
-        losses.Pinball(QUANTILE), 2, _pinball(np.maximum), _pinball(torch.maximum), (0.0,)
-    ),
+    "squared": _regression(losses.SquaredError(), 1, SQUARED),
+    "squared_3": _regression(losses.SquaredError(), 3, SQUARED),
+    "absolute": _regression(losses.AbsoluteError(), 2, ABSOLUTE, (0.0,)),
+    "huber": _regression(losses.Huber(HUBER_DELTA), 2, HUBER, (-HUBER_DELTA, HUBER_DELTA)),
+    "pinball": _regression(losses.Pinball(QUANTILE), 2, PINBALL, (0.0,)),
     "poisson": LossCase(
         losses.Poisson(),
         2,
         lambda rng, n: rng.poisson(1.0, (n, 2)).astype(float),
-        _elementwise(_kl),
+        _elementwise(lambda z, y: special.kl_div(y, np.exp(z))),
         _elementwise(lambda z, y: F.poisson_nll_loss(z, y, reduction="none")),
     ),
     "binary": _bernoulli_case(1),
     "multilabel": _bernoulli_case(3),
     "softmax": _categorical((3,)),
     "heads": _categorical((2, 3)),
-    "callable": _regression(
-        losses.CallableLoss(log_cosh_rows),
-        2,
-        lambda z, y: np.log(np.cosh(z - y)),
-        _log_cosh_reference,
-    ),
-    "callable_elements": _regression(
-        losses.CallableLoss(log_cosh_elements),
-        2,
-        lambda z, y: np.log(np.cosh(z - y)),
-        _log_cosh_reference,
-    ),
+    "callable": _regression(losses.CallableLoss(log_cosh_rows), 2, LOG_COSH),
+    "callable_elements": _regression(losses.CallableLoss(log_cosh_elements), 2, LOG_COSH),
 }
 
 
@@ -301,7 +263,7 @@ def flatten(coefs, intercepts) -> np.ndarray:
 def unflatten(flat, sizes):
     """Inverse of `flatten`; leading axes and torch tensors pass through."""
     lead, arrays, start = flat.shape[:-1], [], 0
-    pairs = list(zip(sizes, sizes[1:], strict=False))
+    pairs = list(pairwise(sizes))
     for shape in [*pairs, *[(o,) for _, o in pairs]]:
         stop = start + int(np.prod(shape))
         arrays.append(flat[..., start:stop].reshape(*lead, *shape))
@@ -336,7 +298,7 @@ def make_model(
     """
     rng = np.random.default_rng([7, m])
     n_all, batch = len(problem.X), problem.batch
-    pairs = list(zip(problem.sizes, problem.sizes[1:], strict=False))
+    pairs = list(pairwise(problem.sizes))
     coefs = [rng.standard_normal(shape) / np.sqrt(shape[0]) for shape in pairs]
     intercepts = [0.5 * rng.standard_normal(o) for _, o in pairs]
     smooth = kink_distances(problem, coefs, intercepts) > away_from_kinks
@@ -362,7 +324,7 @@ def make_model(
 
 
 def forward(problem: Problem, flat, X, masks=None):
-    """Logits (..., n, K) and pre-activations of the hidden layers; ``masks`` multiply each layer."""
+    """Logits (..., n, K), and pre-activations of the hidden layers; masks multiply their outputs."""
     coefs, intercepts = unflatten(flat, problem.sizes)
     case = ACTIVATIONS[problem.activation]
     activation = case.torch if isinstance(flat, torch.Tensor) else case.numpy
@@ -413,24 +375,6 @@ def objective(problem: Problem, model: Model, flat, rows, weight, *, masks=None)
     n_weights = sum(c.size for c in model.coefs)
     penalty = 0.5 * model.penalty * (flat[..., :n_weights] ** 2).sum(-1) / total
     return data, penalty
-
-
-def difference_gradient(problem, model, rows, weight, *, masks=None, step=2e-4) -> np.ndarray:
-    """Central differences of J, once extrapolated (error of order step^4)."""
-    flat = model.flat
-    moves = step * np.eye(len(flat))
-
-    def J(shift):
-        return sum(objective(problem, model, flat + shift * moves, rows, weight, masks=masks))
-
-    return (8 * (J(1) - J(-1)) - (J(2) - J(-2))) / (12 * step)
-
-
-def autograd_gradient(problem, model, rows, weight, *, masks=None) -> np.ndarray:
-    """Gradient of J by torch.autograd."""
-    flat = torch.from_numpy(model.flat).requires_grad_()
-    sum(objective(problem, model, flat, rows, weight, masks=masks)).backward()
-    return flat.grad.numpy()
 
 
 # -- the engine's side ---------------------------------------------------------------------------
@@ -513,29 +457,6 @@ def stack_gradients(jobs: list[TrainJob]) -> tuple[list[list[np.ndarray]], np.nd
     return by_model, loss_M
 
 
-def plain_network(params_MP: np.ndarray, n_weights: int) -> StackedNetwork:
-    """A stack without hidden layer whose flat parameters are the rows of ``params_MP``.
-
-    ``n_weights`` inputs and one output: one bias, so P = n_weights + 1.
-    """
-    dtype = torch.from_numpy(params_MP).dtype
-    spec = NetworkSpec((n_weights, 1), (), losses.SquaredError(), dtype, dtype)
-    M = len(params_MP)
-    generators = [torch.Generator() for _ in range(M)]
-    return StackedNetwork(spec, torch.from_numpy(params_MP.copy()), 1, [0.0] * M, generators)
-
-
 def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
     """|ours - reference| / |reference| of whole vectors."""
     return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
-
-
-@contextmanager
-def uninitialised_memory_is_nan() -> Iterator[None]:
-    """Let torch fill the memory that it hands out with NaN: reading it unwritten then shows."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # fills uninitialised memory by default
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -277,7 +277,9 @@ def test_doubling_a_weight_is_repeating_the_row(name):
     value, delta = evaluate_rows(loss, z, y, counts / counts.sum())
     expected, rows = evaluate_rows(loss, np.repeat(z, counts, 0), np.repeat(y, counts, 0))
     np.testing.assert_allclose(value, expected, rtol=1e-14)
-    np.testing.assert_allclose(np.repeat(delta, counts, 0), rows * np.repeat(counts, counts)[:, None])
+    np.testing.assert_allclose(
+        np.repeat(delta, counts, 0), rows * np.repeat(counts, counts)[:, None]
+    )
 
 
 # -- callables -----------------------------------------------------------------------------------

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine.builders import plain_network
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
+from sknn_resid.engine.losses import SquaredError
+from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
-from sknn_resid.engine.spec import OptimizerKind, OptimizerSpec
+from sknn_resid.engine.spec import NetworkSpec, OptimizerKind, OptimizerSpec
 
 SGD, ADAM, ADAMW = OptimizerKind.SGD, OptimizerKind.ADAM, OptimizerKind.ADAMW
 N_WEIGHTS, N_STEPS = 6, 7  # parameters: the weights and one bias
@@ -32,6 +33,15 @@ def make_specs(kind, n_models, nesterov=True):
         )
         for m in range(n_models)
     ]
+
+
+def plain_network(params_MP: np.ndarray) -> StackedNetwork:
+    """A stack without hidden layer whose flat parameters are the rows of ``params_MP``."""
+    dtype = torch.from_numpy(params_MP).dtype
+    spec = NetworkSpec((N_WEIGHTS, 1), (), SquaredError(), dtype, dtype)
+    M = len(params_MP)
+    generators = [torch.Generator() for _ in range(M)]
+    return StackedNetwork(spec, torch.from_numpy(params_MP.copy()), 1, [0.0] * M, generators)
 
 
 class Reference:
@@ -62,7 +72,7 @@ def setup(specs, decays=None, states=None, dtype=np.float64, seed=0):
     rng = np.random.default_rng(seed)
     n = len(specs)
     params_MP = rng.standard_normal((n, N_WEIGHTS + 1)).astype(dtype)
-    network = plain_network(params_MP, N_WEIGHTS)
+    network = plain_network(params_MP)
     optimizer = make_optimizer(network, specs, decays or [0.0] * n, states or [None] * n)
     grads = rng.standard_normal((N_STEPS, n, N_WEIGHTS + 1)) * 10.0 ** rng.integers(-3, 3, (n, 1))
     return network, optimizer, grads.astype(dtype), params_MP
@@ -246,7 +256,7 @@ def test_neighbours_with_the_same_numbers_equal_solo(kind):
     for g_MP in grads:
         advance(network, optimizer, g_MP, rates)
     for m in range(4):
-        alone = plain_network(params_MP[m : m + 1], N_WEIGHTS)
+        alone = plain_network(params_MP[m : m + 1])
         solo = make_optimizer(alone, [specs[m]], [decays[m]], [None])
         for g_MP in grads:
             advance(alone, solo, g_MP[m : m + 1], [rates[m]])
@@ -284,17 +294,15 @@ def test_resuming_is_bitwise_the_same(kind, fused, dtype):
     for g_MP in grads:
         advance(network, optimizer, g_MP, rates)
 
-    first = plain_network(params_MP, N_WEIGHTS)
+    first = plain_network(params_MP)
     start = make_optimizer(first, specs, decays, [None] * n)
     switch(start)
     for g_MP in grads[:pause]:
         advance(first, start, g_MP, rates)
     states = [start.export(m, rates[m]) for m in range(n)]
     order = [2, 0, 1]
-    second = plain_network(first.params_MP.numpy()[order], N_WEIGHTS)
-    resumed = make_optimizer(
-        second, [specs[m] for m in order], decays, [states[m] for m in order]
-    )
+    second = plain_network(first.params_MP.numpy()[order])
+    resumed = make_optimizer(second, [specs[m] for m in order], decays, [states[m] for m in order])
     switch(resumed)
     for g_MP in grads[pause:]:
         advance(second, resumed, g_MP[order], [rates[m] for m in order])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import scipy.sparse
 import sklearn.utils
 import torch
-from engine.builders import Recorder, flatten, make_job, make_model, make_problem
+from engine.builders import Recorder, make_job, make_model, make_problem
 from sklearn.utils import gen_batches
 
 from sknn_resid.engine import slots
@@ -20,7 +21,8 @@ from sknn_resid.engine.network import Layout
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.slots import (
     SlotBank,
-    gather_rows,
+    bind_gather,
+    gather_tensor,
     max_rows_per_batch,
     slots_per_segment,
 )
@@ -163,7 +165,7 @@ def small_jobs(sizes, *, loss, n_outputs, activation, X, y, **changes):
     layers = (X.shape[1], 3, n_outputs)
     rng = np.random.default_rng(5)
     network = NetworkSpec(layers, (activation,), loss, torch.float64, torch.float64)
-    coefs = [rng.uniform(-0.5, 0.5, shape) for shape in zip(layers, layers[1:], strict=False)]
+    coefs = [rng.uniform(-0.5, 0.5, shape) for shape in pairwise(layers)]
     coefs[1] = np.abs(coefs[1])
     params = Layout(layers).pack(coefs, [np.full(3, 2.0), np.full(n_outputs, -3.0)])
     return [
@@ -204,14 +206,10 @@ def test_padding_does_not_build_up(activation, sparse):
         max_epochs=600,
         tolerance=-np.inf,
     )
-    slow = [
-        replace(
-            job,
-            train=replace(job.train, optimizer=replace(job.train.optimizer, learning_rate=1e-5)),
-        )
-        for job in jobs
-    ]
-    assert_stack_equals_solo(slow)
+    slow = replace(jobs[0].train.optimizer, learning_rate=1e-5)
+    assert_stack_equals_solo(
+        [replace(job, train=replace(job.train, optimizer=slow)) for job in jobs]
+    )
 
 
 def test_dropout_of_a_model_of_one_batch():
@@ -254,27 +252,29 @@ def sources(tmp_path):
         "tensor float32": torch.from_numpy(X.astype(np.float32)),
         "tensor float64": torch.from_numpy(X.astype(np.float64)),
         "tensor transposed": torch.from_numpy(X.T.astype(np.float64).copy()).T,
+        "sparse rows": scipy.sparse.csr_array(X.astype(np.float64)),
     }
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_gather_rows(dtype, tmp_path):
+def test_gathered_rows(dtype, tmp_path):
     """Any source, any dtype of the batch: the rows that were asked for, in their order."""
     truth, kinds = sources(tmp_path)
-    rows = np.array([10, 0, 3, 3, 7])
     for name, X in kinds.items():
-        out = torch.full((8, 3), -1.0, dtype=dtype)
-        gather_rows(X, rows, out[:5])
-        np.testing.assert_array_equal(out[:5].double(), truth[rows], err_msg=name)
-        assert (out[5:] == -1).all(), name
-        gather_rows(X, rows[:0], out[:0])
+        out = torch.full((5, 3), -1.0, dtype=dtype)
+        gather = bind_gather(X, out)
+        for rows in (np.array([10, 0, 3, 3, 7]), np.array([1, 2]), np.array([], dtype=int)):
+            before = out[len(rows) :].clone()
+            gather(rows)
+            np.testing.assert_array_equal(out[: len(rows)].double(), truth[rows], err_msg=name)
+            assert torch.equal(out[len(rows) :], before), name
 
 
-def test_gather_class_codes():
+def test_gathered_class_codes():
     y = torch.arange(10)[:, None]
-    out = torch.zeros((3, 1), dtype=torch.int64)
-    gather_rows(y, np.array([9, 0, 4]), out)
-    assert out[:, 0].tolist() == [9, 0, 4]
+    out = torch.full((4, 1), -1)
+    gather_tensor(y, out, np.array([9, 0, 4]))
+    assert out[:, 0].tolist() == [9, 0, 4, -1]
 
 
 def test_as_tensor():
@@ -334,30 +334,46 @@ def test_slots_are_views_of_the_bank():
     bank = make_bank()
     views = bank.used(3)
     for m in range(2):
-        views.X_M[m].copy_(torch.arange(12.0)[:, None].expand(12, 5) + 100 * m)
         views.y_M[m].copy_(torch.arange(12.0)[:, None].expand(12, 2) + 100 * m)
     for g, slot in enumerate(bank.slots):
         assert slot.n_rows == 4
-        assert slot.X_MBD.shape == (2, 4, 5)
         for m in range(2):
             own = torch.arange(4.0) + 4 * g + 100 * m
-            assert torch.equal(slot.X_MBD[m, :, 0], own.double())
             assert torch.equal(bank.y_MGBT[m, g, :, 1], own.double())
         slot.Z_MKB.fill_(g)
         slot.square_M.fill_(g)
+        bank.T_MGKB[:, g].fill_(10 + g)
+        assert slot.T_MKB.unique().tolist() == [10 + g]
+        bank.r_MG1B[:, g].fill_(20 + g)
+        assert slot.r_M1B.unique().tolist() == [20 + g]
+        bank.decay_MG[:, g].fill_(30 + g)
+        assert slot.decay_M1.unique().tolist() == [30 + g]
     assert [z.unique().tolist() for z in bank.Z_MGKB.unbind(1)] == [[0.0], [1.0], [2.0]]
     assert views.square_GM.tolist() == [[0, 0], [1, 1], [2, 2]]
+
+
+def test_gathered_rows_reach_every_slot():
+    bank = make_bank()
+    X = np.arange(50.0).reshape(10, 5)
+    bank.bind_gather(0, X)(np.array([3, 1, 4, 1]))
+    bank.bind_gather(1, X)(np.array([9, 2]))
+    for slot in bank.slots:
+        np.testing.assert_array_equal(slot.X_MBD[0], X[[3, 1, 4, 1]])
+        np.testing.assert_array_equal(slot.X_MBD[1, :2], X[[9, 2]])
+        assert slot.X_MBD.isfinite().all()
 
 
 def test_a_segment_may_use_fewer_slots():
     bank = make_bank()
     views = bank.used(2)
-    assert views.X_M[0].shape == (8, 5)
-    assert views.T_MGKB.shape == (2, 2, 3, 4)
-    assert views.y_M[1].shape == (8, 2)
-    views.X_M[1].fill_(1)
-    assert bank.slots[1].X_MBD[1].eq(1).all()
-    assert bank.slots[2].X_MBD.eq(0).all()
+    assert views.T_MGKB.shape == views.Z_MGKB.shape == (2, 2, 3, 4)
+    assert views.r_MG1B.shape == (2, 2, 1, 4)
+    assert views.square_GM.shape == (2, 2)
+    assert [y.shape for y in views.y_M] == [(8, 2), (8, 2)]
+    views.y_M[1].fill_(1)
+    assert bank.y_MGBT[1, :2].eq(1).all()
+    assert bank.y_MGBT[1, 2].eq(0).all()
+    assert bank.y_MGBT[0].eq(0).all()
 
 
 def test_dtypes_of_a_bank():
@@ -368,25 +384,30 @@ def test_dtypes_of_a_bank():
 
 
 def test_sparse_rows_of_a_bank():
-    """Whole slots, a short one, none at all; the padding rows of the product stay finite."""
+    """Whole batches, a short one, one without a row; no product leaves memory unwritten."""
     rng = np.random.default_rng(0)
     X = scipy.sparse.csr_array(rng.random((9, 5)) * (rng.random((9, 5)) > 0.5))
     bank = make_bank(sparse=True)
-    rows = [np.array([8, 1, 1, 0, 5, 3]), np.arange(9)]
-    for m in range(2):
-        bank.load_sparse(m, X, rows[m])
     W = torch.from_numpy(rng.random((2, 5, 2)))
-    for g, slot in enumerate(bank.slots):
-        own = [rows[m][4 * g : 4 * g + 4] for m in range(2)]
-        out = torch.zeros((2, 4, 2), dtype=torch.float64)
-        slot.X_MBD.bind_times(W, out)()
-        delta = torch.from_numpy(rng.random((2, 4, 2)))
-        gradient = torch.full((2, 5, 2), torch.nan, dtype=torch.float64)
-        slot.X_MBD.bind_transposed_times(delta, gradient)()
-        for m in range(2):
-            n, dense = len(own[m]), X.toarray()[own[m]]
-            np.testing.assert_allclose(out[m, :n], dense @ W[m].numpy(), rtol=1e-14)
-            expected = dense.T @ delta[m, :n].numpy()
+    out = torch.full((2, 4, 2), torch.nan, dtype=torch.float64)
+    gradient = torch.full((2, 5, 2), torch.nan, dtype=torch.float64)
+    delta = torch.from_numpy(rng.random((2, 4, 2)))
+    gathers = [bank.bind_gather(m, X) for m in range(2)]
+    steps = [
+        (slot.X_MBD.bind_times(W, out), slot.X_MBD.bind_transposed_times(delta, gradient))
+        for slot in bank.slots
+    ]
+    batches = [([8, 1, 1, 0], [0, 1, 2, 3]), ([5, 3], [4, 5, 6, 7]), ([], [8])]
+    for (times, transposed_times), rows_M in zip(steps, batches, strict=True):
+        for gather, rows in zip(gathers, rows_M, strict=True):
+            gather(np.array(rows, dtype=int))
+        times()
+        transposed_times()
+        assert out.isfinite().all()
+        for m, rows in enumerate(rows_M):
+            dense = X.toarray()[rows]
+            np.testing.assert_allclose(out[m, : len(rows)], dense @ W[m].numpy(), rtol=1e-14)
+            expected = dense.T @ delta[m, : len(rows)].numpy()
             np.testing.assert_allclose(gradient[m], expected, rtol=1e-14)
 
 
@@ -429,7 +450,7 @@ def test_members_leave_as_copies():
     np.testing.assert_array_equal(jobs[1].params, 0)  # the job's own array is never trained
 
 
-def test_a_job_s_parameters_are_not_written_to():
+def test_the_jobs_parameters_are_not_written_to():
     problem = make_problem("tanh", "softmax", 2)
     job = make_job(problem, make_model(problem, 1), max_epochs=3)
     before = job.params.copy()
@@ -437,4 +458,3 @@ def test_a_job_s_parameters_are_not_written_to():
     np.testing.assert_array_equal(job.params, before)
     assert not np.shares_memory(result.params, job.params)
     assert not np.array_equal(result.params, before)
-    assert np.isfinite(flatten(*Layout(problem.sizes).unpack(result.params))).all()

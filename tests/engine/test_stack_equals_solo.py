@@ -211,9 +211,7 @@ def test_early_stopping_on_own_validation_rows(n_models):
 def test_one_diverging_member_changes_no_other(n_models, diverging):
     loss, n_outputs = LOSSES["squared"]
     X, y = make_data(loss, np.random.default_rng(4))
-    jobs = [
-        make_job(m, X, y, loss, n_outputs, kind=OptimizerKind.SGD) for m in range(n_models)
-    ]
+    jobs = [make_job(m, X, y, loss, n_outputs, kind=OptimizerKind.SGD) for m in range(n_models)]
     wild = 0 if diverging == "first" else n_models - 1
     wild_train = replace(
         jobs[wild].train,
