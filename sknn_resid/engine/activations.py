@@ -207,7 +207,8 @@ class Mish(Activation):
             torch.sigmoid(z, out=slope)
             slope.mul_(z)  # u = z s(z)
             torch.mul(inner, inner, out=square)
-            inner.add_(slope).addcmul_(slope, square, value=-1)  # t + u - u t^2
+            square.neg_().add_(1)  # 1 - t^2 first: t + u - u t^2 would cancel where u is large
+            inner.add_(slope.mul_(square))
             delta.mul_(inner)
 
         return [backward]

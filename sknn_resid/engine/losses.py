@@ -300,6 +300,12 @@ def _softmax_(z: Tensor, dim: int) -> Tensor:
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 
+_NOT_DIFFERENTIABLE = (
+    "loss: a callable loss(y_true, y_pred) must be written in torch operations on y_pred, so that "
+    "it can be differentiated; the tensor it returned does not depend on y_pred (detached, or made "
+    "with numpy?)."
+)
+
 
 @dataclass(frozen=True)
 class CallableLoss(Loss):
@@ -337,26 +343,25 @@ class CallableLoss(Loss):
     def bind_delta(self, z_MKB: Tensor, t_MKB: Tensor, r_M1B: Tensor, d_MKB: Tensor) -> list[Op]:
         def delta() -> None:
             for z_KB, t_KB, r_1B, d_KB in zip(z_MKB, t_MKB, r_M1B, d_MKB, strict=True):
+                # Rows of weight 0 are not shown to the function: they may have no loss at all.
+                counted = r_1B[0] > 0
                 with torch.enable_grad():
-                    z_BK = z_KB.T.clone().requires_grad_()
-                    losses = self.rows(t_KB.T.clone(), z_BK)
+                    z_nK = z_KB.T[counted].requires_grad_()
+                    losses = self.rows(t_KB.T[counted], z_nK)
                     if not losses.requires_grad:
-                        raise ValueError(
-                            "loss: a callable loss(y_true, y_pred) must be written in torch "
-                            "operations on y_pred, so that it can be differentiated; the tensor it "
-                            "returned does not depend on y_pred (detached, or made with numpy?)."
-                        )
-                    # Rows of weight 0 (padding) take no part, not even through a 0 * inf.
-                    (gradient,) = torch.autograd.grad(losses, z_BK, r_1B[0].to(losses.dtype))
-                d_KB.copy_(gradient.T)
+                        raise ValueError(_NOT_DIFFERENTIABLE)
+                    r_n = r_1B[0, counted].to(losses.dtype)
+                    (gradient_nK,) = torch.autograd.grad(losses, z_nK, r_n)
+                d_KB.zero_()
+                d_KB.T[counted] = gradient_nK.to(d_KB.dtype)
 
         return [delta]
 
     def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
-        M, G, K, B = z_MGKB.shape
-        z_nK = z_MGKB.transpose(2, 3).reshape(-1, K)
-        t_nK = t_MGKB.transpose(2, 3).reshape(-1, K)
-        with torch.no_grad():
-            losses = self.rows(t_nK, z_nK).reshape(M, G, B)
         r_MGB = r_MG1B[:, :, 0]
-        return torch.where(r_MGB > 0, losses * r_MGB, 0.0).sum(2)
+        counted = r_MGB > 0
+        with torch.no_grad():
+            losses = self.rows(t_MGKB.transpose(2, 3)[counted], z_MGKB.transpose(2, 3)[counted])
+        weighted = torch.zeros_like(r_MGB)
+        weighted[counted] = losses.to(r_MGB.dtype) * r_MGB[counted]
+        return weighted.sum(2)

@@ -149,7 +149,9 @@ class StackedNetwork:
         M = self.n_models
         if key not in self._scratch:
             shape = (M * self._batch_size * width,)
-            self._scratch[key] = self._p.new_empty(shape)
+            # Zeros, not empty: padding rows are read, with weight 0, before they are ever written,
+            # and what lies in fresh memory may be not-a-number.
+            self._scratch[key] = self._p.new_zeros(shape)
         return self._scratch[key][: M * n_rows * width].view(M, n_rows, width)
 
     def bind(self, slot: BatchSlot, *, penalised: bool) -> list[Op]:

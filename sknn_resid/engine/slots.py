@@ -3,8 +3,8 @@
 A *segment* is a run of G batches whose targets are made in one go and whose losses are added up by
 one call. A *slot* is one batch of it: views that the steps are bound to once. A bank holds the
 slots of one batch length; an epoch needs at most two banks, one for full batches and one for the
-short last batch. The rows of X are gathered batch by batch into one buffer that all slots of a bank share: it
-stays in the cache, where a copy of the whole segment would drive the weights out.
+short last batch. The rows of X are gathered batch by batch into one buffer that all slots of a bank
+share: it stays in the cache, where a copy of the whole segment would drive the weights out.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class SparseRows:
             for X, W, out in zip(self.batch_M, W_Mij, out_MBj, strict=True):
                 assert X is not None
                 out[: X.shape[0]] = torch.from_numpy(X @ _numpy_of(W))
+                out[X.shape[0] :] = 0  # padding: what is added next must not pile up there
 
         return times
 

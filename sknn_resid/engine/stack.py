@@ -200,8 +200,10 @@ class Stack:
             Reported loss of the epoch: the mean over rows, plus the penalty.
         """
         for m in running:
-            if self._n_batches > 1 or self.members[m].job.rng_is_shared:
-                self.members[m].order.next_epoch()
+            # Its own number of batches counts, not that of its neighbours: alone or beside others,
+            # a model whose one batch holds every row keeps their order.
+            if self._counts[m] > self.batch or self.members[m].job.rng_is_shared:
+                self._orders[m].next_epoch()
         # A diverging model overflows; the loss tells, numpy need not warn of it as well.
         with np.errstate(all="ignore"):
             return self._run_segments(rates_M, factors_M)

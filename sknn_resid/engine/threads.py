@@ -3,10 +3,10 @@
 A step of a small network is over before a second thread has woken: below about a millisecond a step
 one thread is faster. The limit holds for the loop only.
 
-Thread counts of BLAS and OpenMP belong to the process, not to a caller. When several fits run at
-once in threads, "save, set, restore" by each of them would leave the count of whichever ended last;
-so the first one in saves, the last one out restores. That counter is the one piece of process-wide
-state of the package, because what it guards is process-wide.
+OpenMP's thread count belongs to the calling thread, BLAS's to the process. When several fits run at
+once in threads, "save, set, restore" by each of them would leave BLAS at the count of whichever
+ended last; so the first one in saves, the last one out restores. That counter is the one piece of
+process-wide state of the package, because what it guards is process-wide.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from threadpoolctl import ThreadpoolController
@@ -23,38 +24,38 @@ SINGLE_THREAD_FLOPS = 1e8  # per step: about 1 to 2 ms on one core
 
 
 @cache
-def _controller() -> ThreadpoolController:
-    """Handle on the loaded BLAS and OpenMP libraries; finding them takes a millisecond."""
+def _controllers() -> tuple[ThreadpoolController, ThreadpoolController]:
+    """Handles on the loaded BLAS and OpenMP libraries; finding them takes a millisecond."""
     torch.get_num_threads()  # loads and initialises torch's own pool before it is looked for
-    return ThreadpoolController()
+    every = ThreadpoolController()
+    return every.select(user_api="blas"), every.select(user_api="openmp")
 
 
 class _SharedLimit:
-    """One limit for all loops that run at the same time."""
+    """One limit on BLAS for all loops that run at the same time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running = 0
-        self._restore: object = None
+        self._restore: Any = None
 
     @contextmanager
     def hold(self) -> Iterator[None]:
         torch.get_num_threads()  # initialise this thread's pool, or the limit would be undone
-        controller = _controller()
+        blas, openmp = _controllers()
         with self._lock:
             if self._running == 0:
-                self._restore = controller.limit(limits=1)
-            else:
-                # OpenMP's count is per thread: set it here too; the first one's limit restores BLAS
-                controller.select(user_api="openmp").limit(limits=1)
+                self._restore = blas.limit(limits=1)
             self._running += 1
         try:
-            yield
+            # OpenMP's count belongs to the calling thread: each loop sets and restores its own.
+            with openmp.limit(limits=1):
+                yield
         finally:
             with self._lock:
                 self._running -= 1
                 if self._running == 0:
-                    self._restore.restore_original_limits()  # type: ignore[attr-defined]
+                    self._restore.restore_original_limits()
                     self._restore = None
 
 

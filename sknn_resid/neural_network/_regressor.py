@@ -23,7 +23,8 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
     """Multi-layer perceptron regressor.
 
     Takes the place of :class:`sklearn.neural_network.MLPRegressor`: the same parameters, attributes
-    and, given the same ``random_state``, the same optimisation path, sooner. Whatever it adds is keyword-only and off by default.
+    and, given the same ``random_state``, the same optimisation path, sooner. Whatever it adds is
+    keyword-only and off by default.
 
     It minimises ``J = sum_i w_i 1/2 |f(x_i) - y_i|^2 / sum w`` plus the penalty (or another loss);
     `loss_` reports the data term divided by the number of targets, as scikit-learn does.

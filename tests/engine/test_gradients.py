@@ -27,7 +27,6 @@ from engine.builders import (
     make_model,
     make_problem,
     objective,
-    relative_error,
     stack_gradients,
     unflatten,
 )
@@ -42,6 +41,11 @@ STACKS = ([0], [1], [4, 3], [0, 1, 2, 3, 4])  # M = 1, 1, 2, 5
 
 # Without hidden layers the activation plays no part.
 STRUCTURES = [("identity", 0)] + [(name, n) for name in ACTIVATIONS for n in (1, 2)]
+
+
+def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
+    """|ours - reference| / |reference| of whole vectors."""
+    return float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
 
 
 def difference_gradient(problem, model, rows, weight, *, masks=None, step=2e-4) -> np.ndarray:

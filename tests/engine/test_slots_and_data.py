@@ -313,20 +313,11 @@ def test_row_chunks():
 # -- banks ---------------------------------------------------------------------------------------
 
 
-def make_bank(n_slots=3, batch=4, *, sparse=False, codes=False, product_dtype=torch.float64):
-    return SlotBank(
-        2,
-        n_slots,
-        batch,
-        5,
-        3,
-        2,
-        codes=codes,
-        dtype=torch.float64,
-        product_dtype=product_dtype,
-        device=torch.device("cpu"),
-        sparse=sparse,
-    )
+def make_bank(*, sparse=False, codes=False, product_dtype=torch.float64):
+    """Two models, three slots of four rows, five features, three outputs, two targets."""
+    dtypes = {"dtype": torch.float64, "product_dtype": product_dtype}
+    device = torch.device("cpu")
+    return SlotBank(2, 3, 4, 5, 3, 2, codes=codes, sparse=sparse, device=device, **dtypes)
 
 
 def test_slots_are_views_of_the_bank():
@@ -441,8 +432,7 @@ def test_members_leave_as_copies():
     member = stack.member(1, 0.25)
     assert member.optimizer.learning_rate == 0.25
     assert member.optimizer.steps == 3
-    params = member.params_P.clone()
-    velocity = member.optimizer.moments[0].copy()
+    params, velocity = member.params_P.clone(), member.optimizer.moments[0].copy()
     stack.run_epoch([0.1, 0.1], [None, None], [0, 1])
     assert torch.equal(member.params_P, params)
     np.testing.assert_array_equal(member.optimizer.moments[0], velocity)
