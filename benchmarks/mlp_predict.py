@@ -13,8 +13,13 @@ with scikit-learn's. Ours, scikit-learn's and skorch's take and return numpy arr
 scikit-learn's also validate the input and translate class numbers into labels. Plain torch is the
 module under ``torch.no_grad()`` on all rows at once, converted from and to numpy.
 
+From 100,000 rows on, each measurement is made in a process of its own, after one untimed call
+there. In one process the contestants would disturb each other: most of them take hundreds of
+megabytes from the system at each call, and after skorch had split the memory into small pieces
+scikit-learn was seen to take three times as long as alone.
+
 Usage: ``python benchmarks/mlp_predict.py [--threads 1 2] [--nets small] [--rows 1 1000]
-[--contestants ours sklearn] [--dtypes float32 float64] [--repeats 5]``. About five minutes a
+[--contestants ours sklearn] [--dtypes float32 float64] [--repeats 5]``. About six minutes a
 thread count.
 """
 
@@ -41,6 +46,8 @@ CONTESTANTS = ("ours", "sklearn", "skorch", "torch")
 GOALS = {1: 3.0, 1_000_000: 3.0}
 # A call at one row is far below the resolution of the clocks: many are timed together.
 CALLS = {1: 500, 1_000: 20}
+# From this many rows on, one process for each measurement, and at most this many rounds.
+ISOLATED_ROWS, ISOLATED_ROUNDS = 100_000, 3
 
 Predictor = dict[str, Callable[[Any], Any]]  # method name to function
 
@@ -109,18 +116,20 @@ def _plain_torch(net: Any, dtype: str) -> Predictor:
     return {"predict": predict, "predict_proba": predict_proba}
 
 
-def differences(results: dict[str, Any], reference: str) -> dict[str, float]:
-    """How far each result is from the reference.
+def difference(result: Any, net: Any, X: Any, method: str) -> float:
+    """How far a result is from that of scikit-learn's network of the same weights.
 
-    Probabilities: the largest absolute difference. Labels: the share of rows that differ.
+    Probabilities: the largest absolute difference. Labels: the share of rows that differ. The
+    reference is computed in slices of rows, in little memory.
     """
     import numpy as np
 
-    found = {}
-    for name, result in results.items():
-        a, b = np.asarray(result), np.asarray(results[reference])
-        found[name] = float(np.mean(a != b)) if a.ndim == 1 else float(np.abs(a - b).max())
-    return found
+    function = getattr(net.to_sklearn(), method)
+    slices = [function(X[start : start + 10_000]) for start in range(0, len(X), 10_000)]
+    ours, reference = np.asarray(result), np.concatenate(slices)
+    if method == "predict":
+        return float(np.mean(ours != reference))
+    return float(np.abs(ours - reference).max())
 
 
 def measure(
@@ -134,21 +143,18 @@ def measure(
     X = np.random.default_rng(SEED + 1).standard_normal((rows, NETS[net_name][0]), dtype=dtype)
     clock_name, clock = harness.clock_for(threads)
     calls = min(CALLS.get(rows, 1), 2 if options.smoke else 10**6)
-    # A million rows through the wide net take seconds each: three rounds are enough there.
-    repeats = min(options.repeats, 3) if rows >= 1_000_000 else options.repeats
     found = []
     for method in METHODS:
         functions = {
             name: (lambda function=predictor[method]: function(X))
             for name, predictor in predictors.items()
         }
-        # The warm-up matters most at a million rows: whoever is first to touch gigabytes of new
-        # memory waits seconds for the system to hand them out.
+        # The warm-up also takes the memory of a call from the system, which takes seconds the
+        # first time.
         seconds, results = harness.time_interleaved(
-            functions, repeats=repeats, clock=clock, calls=calls, warm_up=True
+            functions, repeats=options.repeats, clock=clock, calls=calls, warm_up=True
         )
-        reference = "sklearn" if "sklearn" in names else names[0]
-        off = differences(results, reference)
+        off = {name: difference(result, net, X, method) for name, result in results.items()}
         # Rounding: a few hundred units in the last place; labels may differ at a tie only.
         allowed = 1e-6 if method == "predict" else 500 * float(np.finfo(dtype).eps)
         found += [
@@ -162,9 +168,6 @@ def measure(
                 "threads": threads,
                 "clock": clock_name,
                 "seconds": seconds[name],
-                "median": statistics.median(seconds[name]),
-                "versus_sklearn": harness.ratio(seconds, name, "sklearn"),
-                "versus_skorch": harness.ratio(seconds, name, "skorch"),
                 "difference": off[name],
                 "equal": off[name] <= allowed,
             }
@@ -231,13 +234,56 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32"])
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     options = parser.parse_args(arguments)
-    if options.smoke:
-        options.rows = [min(n, 300) for n in options.rows[:2]]
+    options.isolated_rows = ISOLATED_ROWS
+    if options.smoke and options.worker_output is None:
+        options.rows, options.isolated_rows = [1, 300], 300
+        options.nets, options.repeats = options.nets[:1], min(options.repeats, 2)
     return options
 
 
+def run(options: argparse.Namespace, threads: int, notes: list[str]) -> list[dict[str, Any]]:
+    """Let workers measure everything at one thread count; return their rows, compared."""
+
+    def worker(rows: list[int], nets: list[str], names: list[str], repeats: int) -> list[Any]:
+        arguments = ["--threads", str(threads), "--nets", *nets, "--dtypes", *options.dtypes]
+        arguments += ["--rows", *map(str, rows), "--contestants", *names]
+        arguments += ["--repeats", str(repeats), *(["--smoke"] * options.smoke)]
+        found = harness.run_worker(__file__, arguments, threads)
+        notes.extend(note for note in found["notes"] if note not in notes)
+        return found["rows"]
+
+    names = list(options.contestants)
+    few = [n for n in options.rows if n < options.isolated_rows]
+    found = worker(few, options.nets, names, options.repeats) if few else []
+    for n in sorted(set(options.rows) - set(few)):
+        for net in options.nets:
+            for turn in range(min(options.repeats, ISOLATED_ROUNDS)):
+                shift = turn % len(names)
+                for name in names[shift:] + names[:shift]:
+                    found += worker([n], [net], [name], 1)
+    return compare(found)
+
+
+def compare(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Join the rounds of each contestant and put the ratios beside them."""
+    cases: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for row in found:
+        case = cases.setdefault(tuple(row[key] for key in ("net", "dtype", "rows", "method")), {})
+        if row["contestant"] in case:
+            case[row["contestant"]]["seconds"] += row["seconds"]
+        else:
+            case[row["contestant"]] = dict(row)
+    for case in cases.values():
+        seconds = {name: row["seconds"] for name, row in case.items()}
+        for name, row in case.items():
+            row["median"] = statistics.median(seconds[name])
+            row["versus_sklearn"] = harness.ratio(seconds, name, "sklearn")
+            row["versus_skorch"] = harness.ratio(seconds, name, "skorch")
+    return [row for case in cases.values() for row in case.values()]
+
+
 def main() -> None:
-    """Run a worker for each thread count, print a table for each, write the JSON."""
+    """Measure at each thread count, print a table for each, write the JSON."""
     options = parse()
     if options.worker_output is not None:
         work(options)
@@ -245,15 +291,11 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for threads in options.threads:
-        arguments = ["--threads", str(threads), "--nets", *options.nets]
-        arguments += ["--rows", *map(str, options.rows), "--dtypes", *options.dtypes]
-        arguments += ["--contestants", *options.contestants, "--repeats", str(options.repeats)]
-        found = harness.run_worker(__file__, [*arguments, *["--smoke"] * options.smoke], threads)
-        rows += found["rows"]
-        notes += [note for note in found["notes"] if note not in notes]
-        clock = "CPU seconds" if found["rows"][0]["clock"] == "cpu" else "wall seconds"
+        found = run(options, threads, notes)
+        rows += found
+        clock = "CPU seconds" if found[0]["clock"] == "cpu" else "wall seconds"
         print(f"\n{threads} thread{'s' * (threads > 1)}, {clock}, median of rounds\n")
-        print(report(found["rows"]), flush=True)
+        print(report(found), flush=True)
     print("\n".join(["", *notes]))
     harness.write_results(options.output, "mlp_predict", rows, notes)
     print(f"written: {options.output}")

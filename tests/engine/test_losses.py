@@ -318,12 +318,23 @@ def test_callable_equals_the_built_in_loss(name, per_row):
 )
 def test_callable_of_a_wrong_shape_is_refused(function, seen):
     loss = CallableLoss(function)
-    z, y, r = (torch.from_numpy(a[:1, :1]) for a in stacked_case("absolute"))
+    z, y, _ = (torch.from_numpy(a[:1, :1]) for a in stacked_case("absolute"))
+    r = torch.full((1, 1, N_ROWS), 1 / N_ROWS, dtype=torch.float64)
     message = rf"loss: .*one loss per row.*\({N_ROWS},\) or \({N_ROWS}, 2\), got {seen}"
     with pytest.raises(ValueError, match=message):
         evaluate(loss, z, y, r)
     with pytest.raises(ValueError, match=message):
         loss.value(z.mT.contiguous(), y.mT.contiguous(), r.unsqueeze(2))
+
+
+def test_callable_on_a_batch_without_weight():
+    """Padding of a stack, a batch of zero weights: no row is left to show to the function."""
+    z, y, r = (torch.from_numpy(a) for a in stacked_case("callable"))
+    r[1, 2] = 0
+    value, delta = evaluate(CallableLoss(log_cosh_elements), z, y, r)
+    assert value[1, 2] == 0
+    assert (delta[1, 2] == 0).all()
+    assert (value[0] > 0).all()
 
 
 def test_callable_works_inside_no_grad():

@@ -249,13 +249,13 @@ def test_gradients_of_a_model_left_out_are_not_read():
 def test_neighbours_with_the_same_numbers_equal_solo(kind):
     """Neighbours are updated by one call; each gets the very numbers it would get alone."""
     spec = make_specs(kind, 1)[0]
-    specs = [spec, spec, replace(spec, epsilon=1e-3, momentum=0.1), spec]
-    decays = [0.1, 0.1, 0.1, 0.2]
+    specs = [spec] * 4 + [replace(spec, epsilon=1e-3, momentum=0.1)]
+    decays = [0.1, 0.1, 0.2, 0.2, 0.2]
     network, optimizer, grads, params_MP = setup(specs, decays)
-    rates = [0.1, 0.1, 0.1, 0.05]
+    rates = [0.1, 0.1, 0.1, 0.05, 0.05]
     for g_MP in grads:
         advance(network, optimizer, g_MP, rates)
-    for m in range(4):
+    for m in range(5):
         alone = plain_network(params_MP[m : m + 1])
         solo = make_optimizer(alone, [specs[m]], [decays[m]], [None])
         for g_MP in grads:

@@ -137,6 +137,7 @@ class Actor(threading.Thread):
         self._answers: queue.Queue = queue.Queue()
         self._limit = None
         self.start()
+        self.do(lambda: None)  # ready: it has set its own counts
 
     def run(self) -> None:
         set_counts(openmp=OPENMP)
