@@ -184,7 +184,7 @@ def work(options: argparse.Namespace) -> None:
         names.remove("skorch")
         notes.append("skorch is not installed: its rows are missing")
     with harness.pinned_threads(options.threads[0]):
-        for net_name in options.nets:
+        for net_name in options.nets if names else []:
             for dtype in options.dtypes:
                 net = fitted_net(NETS[net_name], dtype)
                 for n in options.rows:
@@ -257,7 +257,7 @@ def run(options: argparse.Namespace, threads: int, notes: list[str]) -> list[dic
     found = worker(few, options.nets, names, options.repeats) if few else []
     for n in sorted(set(options.rows) - set(few)):
         for net in options.nets:
-            for turn in range(min(options.repeats, ISOLATED_ROUNDS)):
+            for turn in range(1 if options.smoke else min(options.repeats, ISOLATED_ROUNDS)):
                 shift = turn % len(names)
                 for name in names[shift:] + names[:shift]:
                     found += worker([n], [net], [name], 1)

@@ -76,7 +76,7 @@ class TrainResult:
     n_epochs, rows_seen, no_improvement : int
     reason : StopReason
     has_finite_epoch : bool
-        False if not one epoch ended with a finite loss and finite weights.
+        False if not one epoch had a finite loss.
     optimizer : OptimizerState or None
     minimizer : OptimizeResult or None
         scipy's own result, for L-BFGS.

@@ -162,7 +162,8 @@ def minimise(job: TrainJob) -> TrainResult:
             },
         )
         x, loss, n_epochs = minimizer.x, float(minimizer.fun), int(minimizer.nit)
-        if progress.reason is None:
+        if progress.reason not in (StopReason.CALLBACK, StopReason.MAX_TIME):
+            # also where it converged in the very last iteration it was allowed
             done = minimizer.status == 0
             progress.reason = StopReason.CONVERGED if done else StopReason.MAX_EPOCHS
     except KeyboardInterrupt:

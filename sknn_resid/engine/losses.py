@@ -187,11 +187,13 @@ class Poisson(Loss):
             partial(torch.exp, z_MKB, out=d_MKB),
             partial(d_MKB.sub_, t_MKB),
             partial(d_MKB.mul_, r_M1B),
+            # e^z may be infinite in a row of weight 0, which must not count: inf * 0 is no number.
+            lambda: d_MKB.masked_fill_(r_M1B == 0, 0.0),
         ]
 
     def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
         terms = torch.xlogy(t_MGKB, t_MGKB) - t_MGKB * z_MGKB - t_MGKB + z_MGKB.exp()
-        return _total(terms, r_MG1B)
+        return _total(terms.masked_fill_(r_MG1B == 0, 0.0), r_MG1B)
 
     def link_(self, z_KN: Tensor) -> Tensor:
         return z_KN.exp_()

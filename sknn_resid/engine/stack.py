@@ -109,6 +109,7 @@ class Stack:
         per_batch = (len(jobs), self._n_batches)
         self._value_Mb, self._square_Mb = np.zeros(per_batch), np.zeros(per_batch)
         self._value_factor_Mb, self._square_factor_Mb = np.zeros(per_batch), np.zeros(per_batch)
+        self._share_Mb = np.zeros(per_batch)
         self._live_Mb = np.ones(per_batch, dtype=bool)
         self._segments = self._make_segments()
         self._loaded = False
@@ -292,17 +293,21 @@ class Stack:
             self._square_Mb[:, segment.batches] = views.square_GM.T.cpu().numpy()
 
     def _epoch_loss(self) -> np.ndarray:
-        """Mean over the batches, each weighed by its number of rows, as in scikit-learn."""
+        """Mean over the batches, each weighed by its number of rows, as in scikit-learn.
+
+        A batch without weight has no loss; its rows do not count (scikit-learn fails there).
+        """
         loss_M = np.vecdot(self._value_Mb, self._value_factor_Mb)
         if self._penalised:
             loss_M += np.vecdot(self._square_Mb, self._square_factor_Mb)
-        return loss_M
+        return loss_M if self._even else loss_M / self._share_Mb.sum(1)
 
     def _set_factors(self, batches: slice, share: np.ndarray, decay: np.ndarray) -> None:
         """Factors of a batch's data term and of its |W|^2 in the loss of the epoch.
 
         ``share`` is rows of the batch / rows of the job, ``decay`` alpha / S.
         """
+        self._share_Mb[:, batches] = share
         self._value_factor_Mb[:, batches] = share * self._scale
         self._square_factor_Mb[:, batches] = 0.5 * decay * share
 

@@ -43,20 +43,22 @@ class _SharedLimit:
     def hold(self) -> Iterator[None]:
         torch.get_num_threads()  # initialise this thread's pool, or the limit would be undone
         blas, openmp = _controllers()
-        with self._lock:
-            if self._running == 0:
-                self._restore = blas.limit(limits=1)
-            self._running += 1
-        try:
-            # OpenMP's count belongs to the calling thread: each loop sets and restores its own.
-            with openmp.limit(limits=1):
-                yield
-        finally:
+        # OpenMP's count belongs to the calling thread: each loop sets and restores its own. It is
+        # the outer limit because threadpoolctl lets go of its claim on BLAS (one thread at a time
+        # may set it) when a ``with`` limit of that thread ends.
+        with openmp.limit(limits=1):
             with self._lock:
-                self._running -= 1
                 if self._running == 0:
-                    self._restore.restore_original_limits()
-                    self._restore = None
+                    self._restore = blas.limit(limits=1)
+                self._running += 1
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._running -= 1
+                    if self._running == 0:
+                        self._restore.restore_original_limits()
+                        self._restore = None
 
 
 _LIMIT = _SharedLimit()
