@@ -1,8 +1,8 @@
 """Bound operations: every kernel that may be chosen gives the same product.
 
-Which kernel runs depends on device, dtype, stack size and shape. What an accelerator would run (torch
-throughout) is run here on the CPU by making ``numpy_speaks`` say no, so that those branches are
-tested on a machine without one.
+Which kernel runs depends on device, dtype, stack size and shape. What an accelerator would run
+(torch throughout) is run here on the CPU by making ``numpy_speaks`` say no, so that those branches
+are tested on a machine without one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sknn_resid.engine.losses import SoftmaxCrossEntropy, SquaredError
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.spec import OptimizerKind
 
-# K = 1 (a vector), 2 to 16 (narrow), 17 (not narrow any more); 9 x 30 x 40 is tiny, 90 x 50 x 80 not.
+# One row, narrow (2 to 16), not narrow (17); 9 x 30 x 40 is tiny, 90 x 50 x 80 is not.
 SHAPES = [(1, 9, 5), (3, 9, 5), (16, 9, 5), (17, 9, 5), (9, 30, 40), (90, 50, 80)]
 
 

@@ -9,6 +9,7 @@ ended alone, to rounding.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def make_job(m, X, y, loss, n_outputs, *, kind, activation=None, dtype=torch.flo
 
 
 def random_weights(rng, sizes):
-    coefs = [rng.uniform(-0.5, 0.5, shape) for shape in zip(sizes, sizes[1:], strict=False)]
+    coefs = [rng.uniform(-0.5, 0.5, shape) for shape in pairwise(sizes)]
     return coefs, [rng.uniform(-0.1, 0.1, size) for size in sizes[1:]]
 
 
@@ -137,7 +138,7 @@ def test_stack_equals_solo(kind, loss_name, n_models):
 
 @pytest.mark.parametrize("n_models", SIZES)
 def test_per_model_options(n_models):
-    """Dropout, clipping, label smoothing, schedules with other horizons, activations that keep z."""
+    """Dropout, clipping, label smoothing, schedules of other horizons, activations that keep z."""
     loss, n_outputs = LOSSES["softmax"]
     X, y = make_data(loss, np.random.default_rng(1))
     schedules = [Cosine(), OneCycle(0.1), Schedule(0.5), InverseScaling(power=0.3), Schedule()]
