@@ -16,7 +16,8 @@ module under ``torch.no_grad()`` on all rows at once, converted from and to nump
 From 100,000 rows on, each measurement is made in a process of its own, after one untimed call
 there. In one process the contestants would disturb each other: most of them take hundreds of
 megabytes from the system at each call, and after skorch had split the memory into small pieces
-scikit-learn was seen to take three times as long as alone.
+scikit-learn was seen to take three times as long as alone. ``--together`` measures that state, in
+which a long session may well be.
 
 Usage: ``python benchmarks/mlp_predict.py [--threads 1 2] [--nets small] [--rows 1 1000]
 [--contestants ours sklearn] [--dtypes float32 float64] [--repeats 5]``. About six minutes a
@@ -233,10 +234,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32"])
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
+    parser.add_argument(
+        "--together", action="store_true", help="all contestants in one process at any size"
+    )
     options = parser.parse_args(arguments)
-    options.isolated_rows = ISOLATED_ROWS
+    options.isolated_rows = sys.maxsize if options.together else ISOLATED_ROWS
     if options.smoke and options.worker_output is None:
-        options.rows, options.isolated_rows = [1, 300], 300
+        options.rows, options.isolated_rows = [1, 300], min(300, options.isolated_rows)
         options.nets, options.repeats = options.nets[:1], min(options.repeats, 2)
     return options
 

@@ -7,6 +7,7 @@ fitted network predicts from many threads at once and loads on any machine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.data import Features, as_tensor, row_chunks
 from sknn_resid.engine.losses import Loss
+from sknn_resid.engine.threads import blas_threads_only
 
 # Rows per pass: the activations of a 100-wide net then stay in the cache, and memory is bounded.
 CHUNK_BYTES = 1 << 20
@@ -61,7 +63,7 @@ class FittedNetwork:
         """Activations of the last hidden layer, shape (n, H); X itself without hidden layers."""
         out = self._empty(X, self.coefs[-1].shape[0])
         network = self._forward(device or _CPU, int(X.shape[0]))
-        with np.errstate(all="ignore"):
+        with self._quiet(X, device):
             for rows in row_chunks(int(X.shape[0]), network.chunk):
                 out[rows] = network.hidden(X[rows]).cpu().numpy()
         return out
@@ -71,8 +73,7 @@ class FittedNetwork:
     ) -> Iterator[tuple[slice, Tensor]]:
         """Raw outputs chunk by chunk, class-major (K, B), in memory that the next chunk reuses."""
         network = self._forward(device or _CPU, int(X.shape[0]))
-        # Overflow is left to the caller to see; numpy need not warn of it as well.
-        with np.errstate(all="ignore"):
+        with self._quiet(X, device):
             for rows in row_chunks(int(X.shape[0]), network.chunk):
                 yield rows, network.logits(X[rows])
 
@@ -88,6 +89,15 @@ class FittedNetwork:
                 z_KB = network.logits(X[rows])
                 out[rows] = (self.loss.link_(z_KB) if linked else z_KB).T
         return out
+
+    @contextmanager
+    def _quiet(self, X: Features, device: torch.device | None) -> Iterator[None]:
+        """No warnings of overflow (the caller sees it in the result), one pool of threads."""
+        widest = max(w.shape[1] for w in self.coefs)
+        small = int(X.shape[0]) * widest < FEW_NUMBERS  # torch does not share so little work
+        pool = nullcontext() if small or device else blas_threads_only()
+        with np.errstate(all="ignore"), pool:
+            yield
 
     def _empty(self, X: Features, width: int) -> np.ndarray:
         return np.empty((int(X.shape[0]), width), dtype=self.coefs[0].dtype)

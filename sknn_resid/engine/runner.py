@@ -49,7 +49,10 @@ def _run_group(jobs: Sequence[TrainJob]) -> list[TrainResult]:
     n_params = Layout(first.network.layer_sizes).n_params
     full_batch = first.train.optimizer.kind is OptimizerKind.LBFGS
     rows = first.data.n_rows if full_batch else min(first.train.batch_size, first.data.n_rows)
-    with training_threads(6.0 * n_params * rows * len(jobs)):
+    # bfloat16 products and those of an accelerator are torch's
+    numpy_products = first.network.product_dtype == first.network.dtype
+    flops = 6.0 * n_params * rows * len(jobs)
+    with training_threads(flops, numpy_products=numpy_products and first.device.type == "cpu"):
         if full_batch:
             return [minimise(first)]
         return train_stack(jobs)

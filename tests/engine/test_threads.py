@@ -59,7 +59,7 @@ def counted():
 
 
 def test_one_thread_inside_as_before_outside(counted):
-    with training_threads(SMALL):
+    with training_threads(SMALL, numpy_products=True):
         assert counts() == {1}
         assert torch.get_num_threads() == 1
     assert pools() == counted
@@ -68,14 +68,24 @@ def test_one_thread_inside_as_before_outside(counted):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_restored_after_an_exception(counted, error):
-    with pytest.raises(error), training_threads(SMALL):
+    with pytest.raises(error), training_threads(SMALL, numpy_products=True):
         raise error
     assert pools() == counted
 
 
+def blas_only(before):
+    """What is left when torch's operations run on the calling thread."""
+    return {path: (api, n if api == "blas" else 1) for path, (api, n) in before.items()}
+
+
 def test_large_steps_keep_the_callers_setting(counted):
-    with training_threads(LARGE):
+    """Products of torch: nothing is touched. Products of numpy: BLAS alone has the threads."""
+    with training_threads(LARGE, numpy_products=False):
         assert pools() == counted
+    with training_threads(LARGE, numpy_products=True):
+        assert pools() == blas_only(counted)
+    with blas_threads_only():
+        assert pools() == blas_only(counted)
     assert pools() == counted
 
 
@@ -83,9 +93,9 @@ def test_large_steps_keep_the_callers_setting(counted):
 @pytest.mark.parametrize("fails", [False, True])
 def test_nested(counted, inner, fails):
     """A callback may fit another network; leaving the inner loop does not end the outer limit."""
-    with training_threads(SMALL):
+    with training_threads(SMALL, numpy_products=True):
         try:
-            with training_threads(inner):
+            with training_threads(inner, numpy_products=True):
                 assert counts() == {1}
                 if fails:
                     raise ValueError
@@ -96,15 +106,16 @@ def test_nested(counted, inner, fails):
 
 
 def test_a_small_loop_inside_a_large_one(counted):
-    with training_threads(LARGE):
-        with training_threads(SMALL):
+    with training_threads(LARGE, numpy_products=True):
+        with training_threads(SMALL, numpy_products=True):
             assert counts() == {1}
-        assert pools() == counted
+        assert pools() == blas_only(counted)
+    assert pools() == counted
 
 
 def test_one_after_another(counted):
     for _ in range(3):
-        with training_threads(SMALL):
+        with training_threads(SMALL, numpy_products=True):
             pass
         assert pools() == counted
 
@@ -119,8 +130,8 @@ def test_training_leaves_the_counts_alone(counted):
 @pytest.mark.parametrize("flops", [SMALL, LARGE])
 def test_inside_the_callers_own_limit(counted, flops):
     with threadpool_limits(2):
-        with training_threads(flops):
-            assert counts() == ({1} if flops == SMALL else {2})
+        with training_threads(flops, numpy_products=True):
+            assert counts() == ({1} if flops == SMALL else {1, 2})
         assert counts() == {2}
     assert pools() == counted
 
@@ -156,7 +167,7 @@ class Actor(threading.Thread):
 
     def enter(self) -> None:
         def order():
-            self._limit = training_threads(SMALL)
+            self._limit = training_threads(SMALL, numpy_products=True)
             self._limit.__enter__()
 
         self.do(order)
@@ -210,12 +221,12 @@ def test_the_main_thread_beside_another(actors, counted, main_leaves_first):
     actor = actors[0]
     before = actor.do(pools)
     if main_leaves_first:
-        with training_threads(SMALL):
+        with training_threads(SMALL, numpy_products=True):
             actor.enter()
         actor.leave()
     else:
         actor.enter()
-        with training_threads(SMALL):
+        with training_threads(SMALL, numpy_products=True):
             actor.leave()
             assert counts() == {1}
     assert pools() == counted, "as seen by the main thread"
@@ -250,7 +261,7 @@ def test_others_may_set_limits_afterwards(actors, counted):
 
         assert other.do(limited) == {1}
         assert other.do(pools) == counted
-    with training_threads(SMALL):
+    with training_threads(SMALL, numpy_products=True):
         pass
     assert actors[2].do(limited) == {1}
     assert pools() == counted
