@@ -16,7 +16,11 @@ from engine.builders import make_job, make_model, make_problem
 from threadpoolctl import ThreadpoolController, threadpool_info, threadpool_limits
 
 from sknn_resid.engine.runner import run_jobs
-from sknn_resid.engine.threads import SINGLE_THREAD_FLOPS, training_threads
+from sknn_resid.engine.threads import (
+    SINGLE_THREAD_FLOPS,
+    blas_threads_only,
+    training_threads,
+)
 
 BLAS, OPENMP = 3, 2
 SMALL, LARGE = 1.0, 2 * SINGLE_THREAD_FLOPS
