@@ -109,11 +109,19 @@ def add_column(a_Mij: Tensor, column_Mi: Tensor) -> Op:
     return partial(a_Mij.add_, column_Mi.unsqueeze(2))
 
 
-def row_dots(a_MGn: Tensor, b_MGn: Tensor) -> Tensor:
-    """Inner products along the last axis, shape (M, G). Not bound: it runs once a segment."""
-    if numpy_speaks(a_MGn):
-        return torch.from_numpy(np.vecdot(a_MGn.numpy(), b_MGn.numpy()))
-    return (a_MGn * b_MGn).sum(2)
+def batch_dots(a_MGKB: Tensor, b_MGKB: Tensor) -> np.ndarray:
+    """Inner product of each batch's numbers, shape (M, G), on the host.
+
+    ``b`` may have one output where ``a`` has K (weights of rows). Not bound: it runs once per
+    segment.
+    """
+    if not numpy_speaks(a_MGKB):
+        return (a_MGKB * b_MGKB).sum((2, 3)).cpu().numpy()
+    a, b = a_MGKB.numpy(), b_MGKB.numpy()
+    if a.shape != b.shape:
+        b = np.broadcast_to(b, a.shape)
+    flat = (*a.shape[:2], -1)
+    return np.vecdot(a.reshape(flat), b.reshape(flat))
 
 
 def sum_squares(a_MP: Tensor, out_M: Tensor) -> Op:

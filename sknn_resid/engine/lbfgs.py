@@ -95,7 +95,7 @@ class _Objective:
             with np.errstate(all="ignore"):  # an overflow shows in the value
                 for op in program:
                     op()
-            value += float(loss.value(bank.Z_MGKB, bank.T_MGKB, bank.r_MG1B))
+            value += float(loss.value(bank.Z_MGKB, bank.T_MGKB, bank.r_MG1B)[0, 0])
             gradient.add_(network.grads_MP[0])
         value *= loss.reported_scale(self.job.network.n_outputs)
         n_weights = network.layout.n_weights

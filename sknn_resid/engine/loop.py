@@ -90,10 +90,13 @@ def _train_until_half_stopped(runs: Sequence[_Run], started: float) -> None:
     """Epochs of one stack; leaves each run with a result or with a member for the next stack."""
     stack = Stack([run.member for run in runs])
     steps_M = stack.steps_per_epoch()
+    steady = all(run.job.train.schedule.steady for run in runs)
     running = list(range(len(runs)))
     while 2 * len(running) > len(runs):
         rates = [run.progress.rate for run in runs]
-        factors = [run.factors(int(n)) for run, n in zip(runs, steps_M, strict=True)]
+        factors = None
+        if not steady:
+            factors = [run.factors(int(n)) for run, n in zip(runs, steps_M, strict=True)]
         loss_M = stack.run_epoch(rates, factors, running)
         late = time.monotonic() - started
         for m in running:

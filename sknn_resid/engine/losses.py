@@ -28,11 +28,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from sknn_resid.engine.kernels import Op, row_dots
+from sknn_resid.engine.kernels import Op, batch_dots
 
 _SOFTPLUS_EXACT = 50.0  # beyond this z, log(1 + e^z) = z to the last bit of a float64
 
@@ -74,18 +75,12 @@ class Loss(ABC):
         """Operations that write delta = dJ/dz into ``d_MKB``; ``z_MKB`` is left as it is."""
 
     @abstractmethod
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
-        """Data term of the objective for each model and batch, shape (M, G)."""
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
+        """Data term of the objective for each model and batch, shape (M, G), on the host."""
 
     def link_(self, z_KN: Tensor) -> Tensor:
         """Predictions (probabilities, means) from raw outputs, class-major; may overwrite them."""
         return z_KN
-
-
-def _total(terms_MGKB: Tensor, factor_MGKB: Tensor) -> Tensor:
-    """Sum over outputs and rows of terms * factor, shape (M, G)."""
-    factor_MGKB = factor_MGKB.expand_as(terms_MGKB)
-    return row_dots(terms_MGKB.flatten(2), factor_MGKB.flatten(2))
 
 
 @dataclass(frozen=True)
@@ -98,8 +93,8 @@ class SquaredError(Loss):
     def bind_delta(self, z_MKB: Tensor, t_MKB: Tensor, r_M1B: Tensor, d_MKB: Tensor) -> list[Op]:
         return [partial(torch.sub, z_MKB, t_MKB, out=d_MKB), partial(d_MKB.mul_, r_M1B)]
 
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
-        return _total((z_MGKB - t_MGKB).square_(), r_MG1B).mul_(0.5)
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
+        return 0.5 * batch_dots((z_MGKB - t_MGKB).square_(), r_MG1B)
 
 
 @dataclass(frozen=True)
@@ -116,8 +111,8 @@ class AbsoluteError(Loss):
             partial(d_MKB.mul_, r_M1B),
         ]
 
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
-        return _total((z_MGKB - t_MGKB).abs_(), r_MG1B)
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
+        return batch_dots((z_MGKB - t_MGKB).abs_(), r_MG1B)
 
 
 @dataclass(frozen=True)
@@ -139,11 +134,11 @@ class Huber(Loss):
             partial(d_MKB.mul_, r_M1B),
         ]
 
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
         # With c = clip(u, -d, d): c (u - c/2) is both branches at once.
         u = z_MGKB - t_MGKB
         c = u.clamp(-self.threshold, self.threshold)
-        return _total(u.sub_(c, alpha=0.5).mul_(c), r_MG1B)
+        return batch_dots(u.sub_(c, alpha=0.5).mul_(c), r_MG1B)
 
 
 @dataclass(frozen=True)
@@ -170,9 +165,9 @@ class Pinball(Loss):
 
         return [delta]
 
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
         u = z_MGKB - t_MGKB
-        return _total(torch.maximum(u * (1 - self.quantile), u * -self.quantile), r_MG1B)
+        return batch_dots(torch.maximum(u * (1 - self.quantile), u * -self.quantile), r_MG1B)
 
 
 @dataclass(frozen=True)
@@ -191,9 +186,9 @@ class Poisson(Loss):
             lambda: d_MKB.masked_fill_(r_M1B == 0, 0.0),
         ]
 
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
         terms = torch.xlogy(t_MGKB, t_MGKB) - t_MGKB * z_MGKB - t_MGKB + z_MGKB.exp()
-        return _total(terms.masked_fill_(r_MG1B == 0, 0.0), r_MG1B)
+        return batch_dots(terms.masked_fill_(r_MG1B == 0, 0.0), r_MG1B)
 
     def link_(self, z_KN: Tensor) -> Tensor:
         return z_KN.exp_()
@@ -223,9 +218,9 @@ class BinaryCrossEntropy(Loss):
             partial(d_MKB.mul_, r_M1B),
         ]
 
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
         terms = softplus(z_MGKB, threshold=_SOFTPLUS_EXACT).addcmul_(z_MGKB, t_MGKB, value=-1)
-        return _total(terms, r_MG1B)
+        return batch_dots(terms, r_MG1B)
 
     def link_(self, z_KN: Tensor) -> Tensor:
         # Strictly inside (0, 1): a saturated logit is certain only to the precision of its dtype.
@@ -278,15 +273,15 @@ class SoftmaxCrossEntropy(Loss):
             softmax += [partial(_softmax_, d, 1) for _, d in heads]
         return [*softmax, partial(torch.addcmul, t_MKB, d_MKB, r_M1B, out=d_MKB)]
 
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
         del r_MG1B  # already in the targets
         if len(self.heads) == 1:
-            return _total(torch.log_softmax(z_MGKB, 2), t_MGKB)
+            return batch_dots(torch.log_softmax(z_MGKB, 2), t_MGKB)
         parts = [
-            _total(torch.log_softmax(z_MGKB[:, :, rows], 2), t_MGKB[:, :, rows])
+            batch_dots(torch.log_softmax(z_MGKB[:, :, rows], 2), t_MGKB[:, :, rows])
             for rows in self._slices()
         ]
-        return torch.stack(parts).sum(0)
+        return np.sum(parts, axis=0)
 
     def link_(self, z_KN: Tensor) -> Tensor:
         if len(self.heads) == 1:
@@ -359,11 +354,11 @@ class CallableLoss(Loss):
 
         return [delta]
 
-    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> Tensor:
+    def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
         r_MGB = r_MG1B[:, :, 0]
         counted = r_MGB > 0
         with torch.no_grad():
             losses = self.rows(t_MGKB.transpose(2, 3)[counted], z_MGKB.transpose(2, 3)[counted])
         weighted = torch.zeros_like(r_MGB)
         weighted[counted] = losses.to(r_MGB.dtype) * r_MGB[counted]
-        return weighted.sum(2)
+        return weighted.sum(2).cpu().numpy()

@@ -180,7 +180,7 @@ class Stack:
     def run_epoch(
         self,
         rates_M: Sequence[float],
-        factors_M: Sequence[np.ndarray | None],
+        factors_M: Sequence[np.ndarray | None] | None,
         running: Sequence[int],
     ) -> np.ndarray:
         """Train every model for one epoch.
@@ -189,8 +189,8 @@ class Stack:
         ----------
         rates_M : sequence of float
             Learning rate of each model.
-        factors_M : sequence of (ndarray or None)
-            Factor of the rate at each step of each model; None for 1.
+        factors_M : sequence of (ndarray or None), or None
+            Factor of the rate at each step of each model; None for 1, for one model or for all.
         running : sequence of int
             The models whose results still count. The others' steps go on unseen, but they draw
             no more random numbers.
@@ -210,9 +210,8 @@ class Stack:
             return self._run_segments(rates_M, factors_M)
 
     def _run_segments(
-        self, rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None]
+        self, rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None] | None
     ) -> np.ndarray:
-        plain = all(factors is None for factors in factors_M)
         step = self.optimizer.step
         for segment in self._segments:
             # One batch that holds every row is loaded once: the order of its rows does not matter.
@@ -226,7 +225,7 @@ class Stack:
                 for op in program:
                     op()
                 rates = rates_M
-                if not plain:
+                if factors_M is not None:
                     rates = _scaled(rates_M, factors_M, segment.batches.start + g)
                 step(rates, None if active is None else active[g])
             self._note_values(segment)
@@ -288,9 +287,9 @@ class Stack:
         """Loss and |W|^2 of each batch of the segment, at the weights before its step."""
         views, loss = segment.views, self._jobs[0].network.loss
         value_MG = loss.value(views.Z_MGKB, views.T_MGKB, views.r_MG1B)
-        self._value_Mb[:, segment.batches] = value_MG.cpu().numpy()
+        self._value_Mb[:, segment.batches] = value_MG
         if self._penalised:
-            self._square_Mb[:, segment.batches] = views.square_GM.T.cpu().numpy()
+            self._square_Mb[:, segment.batches] = views.square_GM.cpu().numpy().T
 
     def _epoch_loss(self) -> np.ndarray:
         """Mean over the batches, each weighed by its number of rows, as in scikit-learn.

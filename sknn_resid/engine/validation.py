@@ -57,4 +57,4 @@ def _validation_loss(job: TrainJob, logits_NK: np.ndarray) -> float:
     y = as_tensor(np.asarray(part.y)).to(y_dtype)[None, None]
     targets = torch.zeros_like(z)
     loss.load_targets(targets, y, r, None)
-    return float(loss.value(z, targets, r)) * loss.reported_scale(job.network.n_outputs)
+    return float(loss.value(z, targets, r)[0, 0]) * loss.reported_scale(job.network.n_outputs)

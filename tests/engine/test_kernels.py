@@ -82,7 +82,10 @@ def test_sums(numpy_allowed, n_models):
     torch.testing.assert_close(rows, a.sum(1))
     torch.testing.assert_close(squares, (flat**2).sum(1))
     run([kernels.sum_rows(a.mT, torch.empty(n_models, 7).double())])
-    torch.testing.assert_close(kernels.row_dots(a, a), (a * a).sum(2))
+    batches, weights = draws(n_models, 3, 4, 7), draws(n_models, 3, 1, 7, seed=1)
+    for factor in (batches, weights):
+        expected = (batches * factor).sum((2, 3))
+        np.testing.assert_allclose(kernels.batch_dots(batches, factor), expected, rtol=1e-12)
 
 
 def test_bfloat16_goes_to_torch():
