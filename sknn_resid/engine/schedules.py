@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -29,12 +28,11 @@ class Schedule:
     """
 
     warmup_fraction: float = 0.0
-    _moves_per_step: ClassVar[bool] = False
 
     @property
     def steady(self) -> bool:
         """Whether the rate stays as it is within an epoch (`factors` gives None)."""
-        return self.warmup_fraction <= 0 and not self._moves_per_step
+        return self.factors(0, 1, 1) is None
 
     def factors(self, first_step: int, n_steps: int, horizon: int) -> np.ndarray | None:
         """Factors of steps ``first_step ... first_step + n_steps - 1`` out of ``horizon``.
@@ -83,8 +81,6 @@ class Adaptive(Schedule):
 class Cosine(Schedule):
     """factor = (1 + cos(pi k / K)) / 2 at step k of K (Loshchilov and Hutter 2017, no restarts)."""
 
-    _moves_per_step: ClassVar[bool] = True
-
     def _shape(self, first_step: int, n_steps: int, horizon: int) -> np.ndarray | None:
         steps = np.arange(first_step, first_step + n_steps)
         return 0.5 * (1 + np.cos(math.pi * np.minimum(1.0, steps / horizon)))
@@ -100,7 +96,6 @@ class OneCycle(Schedule):
     start: float = 1 / 25
     end: float = 1e-4 / 25
     peak_at: float = 0.3
-    _moves_per_step: ClassVar[bool] = True
 
     def _shape(self, first_step: int, n_steps: int, horizon: int) -> np.ndarray | None:
         last = max(1, horizon - 1)

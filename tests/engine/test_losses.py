@@ -55,7 +55,7 @@ def evaluate_rows(loss, z, y, weight=None, smoothing=None):
     r = torch.as_tensor(weight, dtype=z.dtype)[None, None]
     s = None if smoothing is None else torch.tensor([smoothing], dtype=z.dtype)
     value, delta = evaluate(loss, z, y, r, s)
-    return float(value), delta[0, 0].numpy()
+    return float(value[0, 0]), delta[0, 0].numpy()
 
 
 def stacked_case(name, seed=0):
