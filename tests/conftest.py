@@ -1,6 +1,7 @@
 """Fixtures for every test. Nothing here hides a warning: pyproject.toml makes them errors."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -28,3 +29,15 @@ def data_dir():
         # A typing error must not pass as "no data here".
         pytest.fail(f"SKNN_RESID_DATA names a folder that does not exist: {folder}")
     return path
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Python's own handler of Ctrl-C, also where the suite was started with SIGINT ignored.
+
+    A shell starts background jobs that way. The tests that press Ctrl-C would then wait for ever
+    for a fit that nothing interrupts.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)

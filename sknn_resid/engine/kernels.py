@@ -30,8 +30,11 @@ from torch import Tensor
 Op = Callable[[], object]
 
 # Class-major products with 2 to 16 rows (logits, gradient of the output layer): MKL is up to 30 %
-# faster than OpenBLAS there (7 x 256 x 1024: 78 against 108 microseconds).
+# faster than OpenBLAS there (10 x 100 x 200: 5.3 against 7.7 microseconds). Small ones only: MKL
+# shares a large one among threads of its own where the user has set torch's thread count, and those
+# fight with OpenBLAS's for the cores (a fit at (256, 256) then took 4 times longer).
 NARROW = 16
+NARROW_PRODUCT = 1_000_000
 # Below this many multiplications the fused product-and-bias of torch beats a faster product
 # followed by an addition (150 x 4 x 100: 3.7 against 5.4 microseconds).
 TINY_PRODUCT = 200_000
@@ -40,6 +43,11 @@ TINY_PRODUCT = 200_000
 def numpy_speaks(tensor: Tensor) -> bool:
     """Whether ``numpy`` can work on this tensor's memory (CPU, float32 or float64)."""
     return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+
+
+def _suits_mkl(rows: int, per_row: int) -> bool:
+    """Whether a product of so many rows, and multiplications per row, is a small narrow one."""
+    return 1 < rows <= NARROW and rows * per_row < NARROW_PRODUCT
 
 
 def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> Op:
@@ -56,7 +64,7 @@ def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> Op:
     if numpy_speaks(out_Mik):
         if M > 1:
             return partial(np.matmul, a_Mij.numpy(), b_Mjk.numpy(), out_Mik.numpy())
-        if not 1 < i <= NARROW:
+        if not _suits_mkl(i, a_Mij.shape[2] * b_Mjk.shape[2]):
             return partial(np.dot, a_Mij[0].numpy(), b_Mjk[0].numpy(), out_Mik[0].numpy())
     if M == 1:
         return partial(torch.mm, a_Mij[0], b_Mjk[0], out=out_Mik[0])
@@ -74,7 +82,8 @@ def affine(x_Mij: Tensor, W_Mjk: Tensor, b_Mk: Tensor, out_Mik: Tensor) -> list[
 
 def affine_columns(W_Mki: Tensor, v_Mji: Tensor, b_Mk: Tensor, out_Mkj: Tensor) -> list[Op]:
     """Bind ``out = W @ v' + b``, the bias along the middle axis (class-major logits)."""
-    if out_Mkj.shape[0] == 1 and 1 < out_Mkj.shape[1] <= NARROW:
+    M, k, n = out_Mkj.shape
+    if M == 1 and _suits_mkl(k, W_Mki.shape[2] * n):
         return [partial(torch.addmm, b_Mk[0].unsqueeze(1), W_Mki[0], v_Mji[0].T, out=out_Mkj[0])]
     return [matmul(W_Mki, v_Mji.mT, out_Mkj), add_column(out_Mkj, b_Mk)]
 
