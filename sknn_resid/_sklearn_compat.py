@@ -14,7 +14,7 @@ from sklearn.utils._array_api import (
     move_to,
     supported_float_dtypes,
 )
-from sklearn.utils._param_validation import Hidden, Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
 )
@@ -26,7 +26,6 @@ from sklearn.utils.validation import validate_data
 __all__ = [
     "AdamOptimizer",
     "CallbackSupportMixin",
-    "Hidden",
     "Interval",
     "Options",
     "SGDOptimizer",

@@ -14,8 +14,8 @@ from sknn_resid.engine.network import Layout
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import OptimizerKind
 from sknn_resid.neural_network._params import (
-    ACTIVATIONS,
     activation_layers,
+    activation_name,
     regression_loss,
 )
 from sknn_resid.neural_network._targets import LabelCodec
@@ -98,15 +98,7 @@ def _export(est: Any, target: type) -> Any:
             stacklevel=3,
         )
     theirs = target(**params)
-    for name in _SHARED:
-        if hasattr(est, name):
-            setattr(theirs, name, getattr(est, name))
-    for name in _CURVES:
-        if hasattr(est, name):
-            curve = getattr(est, name)
-            setattr(theirs, name, None if curve is None else list(curve))
-    theirs.coefs_ = [w.copy() for w in est.coefs_]
-    theirs.intercepts_ = [b.copy() for b in est.intercepts_]
+    _copy_state(est, theirs)
     theirs._best_coefs = [w.copy() for w in est.coefs_]
     theirs._best_intercepts = [b.copy() for b in est.intercepts_]
     theirs._random_state = np.random.RandomState()
@@ -131,7 +123,7 @@ def _their_parameters(est: Any, target: type) -> tuple[dict[str, Any], dict[str,
         and name not in ("n_layers", "width", "device", "dtype", "quantile", "huber_delta")
         and ours[name] != defaults[name]
     }
-    names = {_activation_name(a) for a in est._fitted_activations} or {"identity"}
+    names = {activation_name(a) for a in est._fitted_activations} or {"identity"}
     if len(names) > 1 or not names <= set(_THEIR_ACTIVATIONS):
         raise ValueError(
             f"to_sklearn: scikit-learn's MLP has one activation out of {_THEIR_ACTIVATIONS} for "
@@ -164,15 +156,7 @@ def _import(cls: type, theirs: Any) -> Any:
     est = cls(**theirs.get_params(deep=False))
     if not hasattr(theirs, "coefs_"):
         return est
-    for name in _SHARED:
-        if hasattr(theirs, name):
-            setattr(est, name, getattr(theirs, name))
-    for name in _CURVES:
-        if hasattr(theirs, name):
-            curve = getattr(theirs, name)
-            setattr(est, name, None if curve is None else list(curve))
-    est.coefs_ = [w.copy() for w in theirs.coefs_]
-    est.intercepts_ = [b.copy() for b in theirs.intercepts_]
+    _copy_state(theirs, est)
     est.device_, est.dtype_ = "cpu", est.coefs_[0].dtype.name
     est.validation_loss_curve_ = None
     est._namespace_probe = np.empty(0, dtype=est.coefs_[0].dtype)
@@ -189,8 +173,17 @@ def _import(cls: type, theirs: Any) -> Any:
     return est
 
 
-def _activation_name(activation: Any) -> str:
-    return next(name for name, known in ACTIVATIONS.items() if known == activation)
+def _copy_state(source: Any, target: Any) -> None:
+    """Fitted attributes that both libraries have under one name; arrays and curves are copied."""
+    for name in _SHARED:
+        if hasattr(source, name):
+            setattr(target, name, getattr(source, name))
+    for name in _CURVES:
+        if hasattr(source, name):
+            curve = getattr(source, name)
+            setattr(target, name, None if curve is None else list(curve))
+    target.coefs_ = [w.copy() for w in source.coefs_]
+    target.intercepts_ = [b.copy() for b in source.intercepts_]
 
 
 def _sizes(est: Any) -> tuple[int, ...]:

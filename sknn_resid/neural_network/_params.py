@@ -72,6 +72,11 @@ def activation_layers(activation: str | Sequence[str], n_hidden: int) -> tuple[A
     return tuple(ACTIVATIONS[name] for name in names)
 
 
+def activation_name(activation: Activation) -> str:
+    """The name that gives this activation."""
+    return next(name for name, known in ACTIVATIONS.items() if known == activation)
+
+
 def regression_loss(est: Any) -> Loss:
     """The engine's loss for a regressor's ``loss``, ``quantile`` and ``huber_delta``."""
     if callable(est.loss):

@@ -19,7 +19,7 @@ from sknn_resid.engine import losses
 from sknn_resid.engine.losses import CallableLoss, Loss
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import OptimizerKind
-from sknn_resid.neural_network._params import ACTIVATIONS
+from sknn_resid.neural_network._params import ACTIVATIONS, activation_name
 from sknn_resid.neural_network._targets import LabelCodec
 
 FORMAT = "sknn_resid model"
@@ -136,7 +136,7 @@ def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "scalars": {n: getattr(est, n) for n in _SCALARS if hasattr(est, n)},
         "curves": [n for n in _CURVES if getattr(est, n, None) is not None],
         "empty_curves": [n for n in _CURVES if getattr(est, n, 0) is None],
-        "activations": [_activation_name(a) for a in est._fitted_activations],
+        "activations": [activation_name(a) for a in est._fitted_activations],
         "loss": _encode_loss(est._fitted_loss),
         "n_weights": len(est.coefs_),
     }
@@ -180,10 +180,6 @@ def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> A
         moments = tuple(arrays[name] for name in sorted(arrays) if name.startswith("moment_"))
         est._optimizer = OptimizerState(OptimizerKind(kind), rate, steps, moments)
     return est
-
-
-def _activation_name(activation: Any) -> str:
-    return next(name for name, known in ACTIVATIONS.items() if known == activation)
 
 
 def _encode_loss(loss: Loss) -> dict[str, Any]:
