@@ -55,7 +55,7 @@ $(VENV)/stamp-venv:
 	@touch $@
 
 $(VENV)/stamp-test: pyproject.toml constraints.txt $(VENV)/stamp-venv
-	$(PIP) -e '.[test,plot]'
+	$(PIP) -e '.[test,plot,distributed]'
 	@touch $@
 
 $(VENV)/stamp-lint: pyproject.toml constraints.txt $(VENV)/stamp-venv
