@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.data import Features, as_tensor, row_chunks
+from sknn_resid.engine.kernels import NARROW
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.threads import blas_threads_only
 
@@ -160,10 +161,14 @@ class _CpuForward:
         w = self._coefs[-1]
         K, n = w.shape[1], v.shape[0]
         z_KB = self._buffers[-1][: K * n].reshape(K, n)
-        if isinstance(v, np.ndarray):
-            np.dot(w.T, v.T, z_KB)
-        else:
+        if not isinstance(v, np.ndarray):
             z_KB[:] = (v @ w).T
+        elif 1 < K <= NARROW and z_KB.size >= FEW_NUMBERS:
+            # Few classes: MKL takes half the time of OpenBLAS, and adds the bias on the way.
+            z, bias = torch.from_numpy(z_KB), as_tensor(self._intercepts[-1])[:, None]
+            return torch.addmm(bias, as_tensor(w).T, torch.from_numpy(v).T, out=z)
+        else:
+            np.dot(w.T, v.T, z_KB)
         return torch.from_numpy(_add(z_KB, self._intercepts[-1][:, None]))
 
 
