@@ -73,9 +73,14 @@ class FittedNetwork:
         self, X: Features, device: torch.device | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
         """Raw outputs chunk by chunk, class-major (K, B), in memory that the next chunk reuses."""
-        network = self._forward(device or _CPU, int(X.shape[0]))
+        n_rows = int(X.shape[0])
+        network = self._forward(device or _CPU, n_rows)
+        if n_rows == 1 and device is None:  # a context and a loop would cost half as much again
+            with np.errstate(all="ignore"):
+                yield _ONE_ROW, network.logits(X)
+            return
         with self._quiet(X, device):
-            for rows in row_chunks(int(X.shape[0]), network.chunk):
+            for rows in row_chunks(n_rows, network.chunk):
                 yield rows, network.logits(X[rows])
 
     def run_on_device(self, X: Tensor, *, hidden: bool = False, linked: bool = True) -> Tensor:
@@ -118,6 +123,7 @@ class FittedNetwork:
 
 
 _CPU = torch.device("cpu")
+_ONE_ROW = slice(0, 1)
 
 
 class _CpuForward:
