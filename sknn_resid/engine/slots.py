@@ -29,7 +29,7 @@ MAX_SLOTS = 32
 
 @dataclass
 class SparseRows:
-    """The rows of a batch as CSR matrices, one a model or one for all, put in place before a step."""
+    """The rows of a batch as CSR matrices, one a model or one for all, changed at each step."""
 
     batch_S: list[scipy.sparse.csr_array | None] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ class SlotBank:
     Attributes
     ----------
     T_MGKB, r_MG1B : Tensor
-        Targets and row weights (w / S, 0 for padding) of the segment; the first axis is the source's.
+        Targets and row weights (w / S, 0 for padding) of the segment, by source.
     Z_MGKB : Tensor
         Logits of the segment.
     decay_MG : Tensor of shape (M, G)

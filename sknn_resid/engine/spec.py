@@ -52,6 +52,13 @@ class NetworkSpec:
     def n_outputs(self) -> int:
         return self.layer_sizes[-1]
 
+    @property
+    def n_params(self) -> int:
+        """Number of weights and biases."""
+        return sum(
+            (i + 1) * o for i, o in zip(self.layer_sizes, self.layer_sizes[1:], strict=False)
+        )
+
 
 @dataclass(frozen=True)
 class OptimizerSpec:

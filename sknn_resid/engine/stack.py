@@ -77,9 +77,7 @@ class Stack:
         Called several times an epoch; may raise to end the training.
     """
 
-    def __init__(
-        self, members: Sequence[Member], poll: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, members: Sequence[Member], poll: Callable[[], None] | None = None) -> None:
         self.members = list(members)
         self._poll = poll
         jobs = [member.job for member in members]
