@@ -118,15 +118,13 @@ class DistinctArrays:
             number, first, _ = self._by_id[id(array)]
             return number, first
         candidates = self._known.setdefault(_sketch(array), [])
-        for number, first in candidates:
-            if same(array, first):
-                break
-        else:
-            number, first = self._count, array
+        found = next((known for known in candidates if same(array, known[1])), None)
+        if found is None:
+            found = (self._count, array)
             self._count += 1
-            candidates.append((number, first))
-        self._by_id[id(array)] = (number, first, array)
-        return number, first
+            candidates.append(found)
+        self._by_id[id(array)] = (*found, array)
+        return found
 
 
 def same(a: Any, b: Any) -> bool:

@@ -89,9 +89,9 @@ def models_per_stack(job: TrainJob) -> int:
 def _bytes(job: TrainJob) -> int:
     """Memory of one model: activations and deltas; parameters, gradients and two moments."""
     network = job.network
-    per_row = 2 * sum(network.layer_sizes[1:])
+    per_row = network.step_width
     if job.device.type != "cpu":
-        per_row += network.layer_sizes[0]
+        per_row += job.data.n_features
     return network.dtype.itemsize * (_batch_rows(job) * per_row + 4 * network.n_params)
 
 

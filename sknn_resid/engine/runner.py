@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from sknn_resid.engine.alike import Likeness, likenesses
 from sknn_resid.engine.history import StopReason
@@ -106,7 +107,7 @@ def _train_at_once(
         if any(isinstance(o, TrainResult) and o.reason is StopReason.INTERRUPTED for o in done):
             interrupt.set()
 
-    run_all([lambda stack=stack: task(stack) for stack in stacks], n_workers, interrupt)
+    run_all([partial(task, stack) for stack in stacks], n_workers, interrupt)
 
 
 def _threads(job: TrainJob, stack: StackPlan, *, alone: bool) -> AbstractContextManager[None]:
