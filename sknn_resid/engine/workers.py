@@ -82,14 +82,22 @@ def run_all(tasks: list[Callable[[], None]], n_workers: int, interrupt: Interrup
             errors.append(error)
             interrupt.set()
 
-    helpers = [
-        # Each with a copy of the caller's context: numpy's error state is part of it.
-        threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
-        for _ in range(min(n_workers, len(tasks)) - 1)
-    ]
+    def help_out(ended: threading.Event) -> None:
+        try:
+            work()
+        finally:
+            ended.set()
+
+    helpers: list[tuple[threading.Thread, threading.Event]] = []
     try:
-        for helper in helpers:
+        for _ in range(min(n_workers, len(tasks)) - 1):
+            # Each with a copy of the caller's context: numpy's error state is part of it.
+            context, ended = contextvars.copy_context(), threading.Event()
+            helper = threading.Thread(
+                target=context.run, args=(help_out, ended), name="sknn_resid", daemon=True
+            )
             helper.start()
+            helpers.append((helper, ended))
         work()
     finally:
         _join(helpers, interrupt)
@@ -97,11 +105,16 @@ def run_all(tasks: list[Callable[[], None]], n_workers: int, interrupt: Interrup
         raise errors[0]
 
 
-def _join(helpers: list[threading.Thread], interrupt: Interrupt) -> None:
-    """Wait for the helpers; a Ctrl-C on the way makes them end sooner, and is not lost."""
-    for helper in helpers:
-        while helper.ident is not None and helper.is_alive():
+def _join(helpers: list[tuple[threading.Thread, threading.Event]], interrupt: Interrupt) -> None:
+    """Wait for the helpers; a Ctrl-C on the way makes them end sooner, and is not lost.
+
+    Before Python 3.13 a Ctrl-C within ``Thread.join`` makes a running thread count as stopped. So
+    the waiting is done with events, and the join is left with the last moments of a thread.
+    """
+    for helper, ended in helpers:
+        while not ended.is_set():
             try:
-                helper.join()
+                ended.wait()
             except KeyboardInterrupt:
                 interrupt.set()
+        helper.join()
