@@ -96,8 +96,8 @@ def run_all(tasks: list[Callable[[], None]], n_workers: int, interrupt: Interrup
             helper = threading.Thread(
                 target=context.run, args=(help_out, ended), name="sknn_resid", daemon=True
             )
-            helper.start()
             helpers.append((helper, ended))
+            helper.start()
         work()
     finally:
         _join(helpers, interrupt)
@@ -112,6 +112,8 @@ def _join(helpers: list[tuple[threading.Thread, threading.Event]], interrupt: In
     the waiting is done with events, and the join is left with the last moments of a thread.
     """
     for helper, ended in helpers:
+        if helper.ident is None:
+            continue  # Ctrl-C came before it was started
         while not ended.is_set():
             try:
                 ended.wait()
