@@ -150,11 +150,11 @@ def _place(array: np.ndarray) -> Hashable:
 
 def _sketch(array: Any) -> Hashable:
     """What equal arrays have in common, cheaply: shape, dtype, a few numbers."""
-    kind = (type(array).__name__, tuple(array.shape), str(array.dtype))
+    kind = (tuple(array.shape), str(array.dtype))
     if isinstance(array, torch.Tensor):
-        return (*kind, str(array.device))
+        return ("tensor", *kind, str(array.device))
     if scipy.sparse.issparse(array):
-        return (*kind, array.nnz)
+        return ("csr", *kind, array.nnz)
     if is_mapped(array) or array.size == 0:
         return kind
     index = np.linspace(0, array.size - 1, min(array.size, _SAMPLES)).astype(np.intp)

@@ -302,7 +302,7 @@ def test_ctrl_c(two_workers, monkeypatch, who):
 
 
 def test_ctrl_c_while_waiting_for_helpers():
-    """The calling thread has nothing left to do; its wait is ended, and the helper's task as well."""
+    """The calling thread has nothing left to do; its wait ends, and so does the helper's task."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupt, begun = Interrupt(None), threading.Event()
     main = threading.main_thread()
