@@ -137,24 +137,29 @@ def _train_until_half_stopped(
     stack = Stack([model.member for model in models], poll)
     steps_M = stack.steps_per_epoch()
     running = list(range(len(models)))
-    # What the jobs of a model share while they run: rate and factors.
-    leader_M = [model.open_runs()[0] for model in models]
-    steady = all(run.job.train.schedule.steady for run in leader_M)
+    runs_M = [model.open_runs() for model in models]
+    steady = all(runs[0].job.train.schedule.steady for runs in runs_M)
     while 2 * len(running) > len(models):
-        for m in running:
-            leader_M[m] = models[m].open_runs()[0]
+        # The jobs of a model share rate and factors as long as they run.
+        leader_M = [runs[0] for runs in runs_M]
         rates = [run.progress.rate for run in leader_M]
         factors = None
         if not steady:
             factors = [run.factors(int(n)) for run, n in zip(leader_M, steps_M, strict=True)]
         loss_M = stack.run_epoch(rates, factors, running)
         late = time.monotonic() - started
-        for m in running:
-            for run in models[m].open_runs():
-                _end_epoch(run, stack, m, float(loss_M[m]), late)
-        running = [m for m in running if models[m].open_runs()]
+        ended = []
+        for m, loss in zip(running, loss_M[running].tolist(), strict=True):
+            for run in runs_M[m]:
+                _end_epoch(run, stack, m, loss, late)
+                if run.outcome is not None:
+                    ended.append(m)
+        for m in ended:
+            runs_M[m] = models[m].open_runs() or runs_M[m]
+        if ended:
+            running = [m for m in running if models[m].open_runs()]
     for m in running:
-        models[m].member = stack.member(m, models[m].open_runs()[0].progress.rate)
+        models[m].member = stack.member(m, runs_M[m][0].progress.rate)
 
 
 def _end_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> None:
