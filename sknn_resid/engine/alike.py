@@ -150,24 +150,22 @@ def _place(array: np.ndarray) -> Hashable:
 
 def _sketch(array: Any) -> Hashable:
     """What equal arrays have in common, cheaply: shape, dtype, a few numbers."""
-    kind = (tuple(array.shape), str(array.dtype))
+    kind = (tuple(array.shape), array.dtype)
     if isinstance(array, torch.Tensor):
         return ("tensor", *kind, str(array.device))
     if scipy.sparse.issparse(array):
         return ("csr", *kind, array.nnz)
     if is_mapped(array) or array.size == 0:
         return kind
-    index = np.linspace(0, array.size - 1, min(array.size, _SAMPLES)).astype(np.intp)
-    return (*kind, array[np.unravel_index(index, array.shape)].tobytes())
+    return (*kind, array.flat[:: -(-array.size // _SAMPLES)].tobytes())
 
 
 def _state(rng: np.random.RandomState) -> Hashable:
     """The generator's state, as something to compare."""
-    state = rng.get_state(legacy=False)
-    return repr(sorted((k, _plain(v)) for k, v in state.items()))
+    return _hashable(rng.get_state(legacy=False))
 
 
-def _plain(value: Any) -> Any:
+def _hashable(value: Any) -> Hashable:
     if isinstance(value, dict):
-        return sorted((k, _plain(v)) for k, v in value.items())
+        return tuple((k, _hashable(v)) for k, v in sorted(value.items()))
     return value.tobytes() if isinstance(value, np.ndarray) else value

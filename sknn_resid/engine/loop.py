@@ -32,6 +32,7 @@ class _Run:
 
     def __init__(self, job: TrainJob, start: Member) -> None:
         self.job = job
+        self.n_rows = job.data.n_rows
         state = job.resume.optimizer
         rate = job.train.optimizer.learning_rate if state is None else state.learning_rate
         self.progress = Progress(job.train, job.resume, rate, start.params_P)
@@ -175,9 +176,9 @@ def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) 
     progress, job = run.progress, run.job
     params_P = stack.params_M[m]
     rate = progress.rate
-    finite = progress.record_loss(loss, job.data.n_rows, params_P)
-    weights = partial(_copy_weights, job, params_P)
+    finite = progress.record_loss(loss, run.n_rows, params_P)
     if job.validation is not None:
+        weights = partial(_copy_weights, job, params_P)
         progress.record_score(*judge(job, params_P, weights), params_P)
     if finite:
         progress.end_epoch(job.train.optimizer.learning_rate)
@@ -187,7 +188,7 @@ def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) 
     if progress.reason is None and limit is not None and seconds >= limit:
         progress.reason = StopReason.MAX_TIME
     if job.on_epoch is not None:
-        view = epoch_view(progress, loss, rate, weights)
+        view = epoch_view(progress, loss, rate, partial(_copy_weights, job, params_P))
         if job.on_epoch(view) and progress.reason is None:
             progress.reason = StopReason.CALLBACK
     if progress.reason is None:

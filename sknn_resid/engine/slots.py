@@ -102,6 +102,8 @@ class SegmentViews:
     y_MGBT: Tensor
     square_GM: Tensor
     y_M: list[Tensor]
+    # logits, targets and weights as they lie in memory, batches first: what a loss is computed from
+    in_memory: tuple[Tensor, Tensor, Tensor]
 
 
 class SlotBank:
@@ -181,13 +183,15 @@ class SlotBank:
     def used(self, n_used: int) -> SegmentViews:
         """Views of the first ``n_used`` slots."""
         part = slice(0, n_used)
+        Z, T, r = (a[:, part] for a in (self.Z_MGKB, self.T_MGKB, self.r_MG1B))
         return SegmentViews(
-            T_MGKB=self.T_MGKB[:, part],
-            Z_MGKB=self.Z_MGKB[:, part],
-            r_MG1B=self.r_MG1B[:, part],
+            T_MGKB=T,
+            Z_MGKB=Z,
+            r_MG1B=r,
             y_MGBT=self.y_MGBT[:, part],
             square_GM=self.square_GM[part],
             y_M=[y_GBT[part].flatten(0, 1) for y_GBT in self.y_MGBT],
+            in_memory=(Z.transpose(0, 1), T.transpose(0, 1), r.transpose(0, 1)),
         )
 
     def bind_gather(self, source: int, X: Features) -> Gather:

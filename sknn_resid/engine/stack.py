@@ -304,10 +304,7 @@ class Stack:
     def _note_values(self, segment: _Segment) -> None:
         """Loss and |W|^2 of each batch of the segment, at the weights before its step."""
         views, loss = segment.views, self._jobs[0].network.loss
-        # as they lie in memory, batches first
-        parts = (views.Z_MGKB, views.T_MGKB, views.r_MG1B)
-        value_GM = loss.value(*(part.transpose(0, 1) for part in parts))
-        self._value_Mb[:, segment.batches] = value_GM.T
+        self._value_Mb[:, segment.batches] = loss.value(*views.in_memory).T
         if self._penalised:
             self._square_Mb[:, segment.batches] = views.square_GM.cpu().numpy().T
 
