@@ -43,6 +43,9 @@ FLOORS = {
     "engine.stack": 31,
     "engine.loop": 32,
     "engine.lbfgs": 32,
+    "engine.workers": 20,
+    "engine.alike": 28,
+    "engine.plan": 29,
     "engine.runner": 34,
     "engine": 38,
     # 40: from parameters and tables to the engine's terms and back

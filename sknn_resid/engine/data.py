@@ -11,6 +11,7 @@ lies on the device.
 
 from __future__ import annotations
 
+import copy
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ class RowOrder:
 
     Each epoch permutes the order of the epoch before: ``p = arange(n); rng.shuffle(p);
     order = order[p]``.
+
+    Jobs with equal rows whose generators are in the same state may share one order. It then draws
+    from a generator of its own (`alike`), and each job's is brought up to it when the job ends
+    (`settle`).
     """
 
     def __init__(self, data: TrainingData, rng: np.random.RandomState, shuffle: bool) -> None:
@@ -74,6 +79,15 @@ class RowOrder:
         self._shuffle = shuffle
         self._positions = np.arange(data.n_rows)
         self._data = data
+
+    def alike(self) -> RowOrder:
+        """An order of the same rows that draws the same numbers, from a copy of the generator."""
+        return RowOrder(self._data, copy.deepcopy(self._rng), self._shuffle)
+
+    def settle(self, rng: np.random.RandomState) -> None:
+        """Leave ``rng`` as it would be had it drawn what this order has drawn."""
+        if rng is not self._rng:
+            rng.set_state(self._rng.get_state(legacy=False))
 
     def next_epoch(self) -> None:
         """Draw the permutation of the next epoch."""

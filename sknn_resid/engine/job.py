@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import scipy.optimize
@@ -42,6 +43,9 @@ class TrainJob:
         ``on_epoch(view) -> bool``: True stops this model.
     resume : Resume
     device : torch.device
+    team : object or None
+        Jobs that hold the same object are trained in one stack whatever its size, in lockstep: what
+        is decided for an ensemble as a whole, in ``on_epoch``, needs all members at one epoch.
     """
 
     network: NetworkSpec
@@ -56,6 +60,7 @@ class TrainJob:
     on_epoch: Callable[[EpochView], bool] | None = None
     resume: Resume = field(default_factory=Resume)
     device: torch.device = torch.device("cpu")
+    team: object | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +101,10 @@ class TrainResult:
     has_finite_epoch: bool = True
     optimizer: OptimizerState | None = None
     minimizer: scipy.optimize.OptimizeResult | None = None
+
+
+# What becomes of a job: its result, or what its own callback or score raised.
+Outcome: TypeAlias = "TrainResult | Exception"
 
 
 def target_tensor(job: TrainJob) -> torch.Tensor:

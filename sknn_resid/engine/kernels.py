@@ -8,7 +8,10 @@ left to make. The choice of kernel is made here and nowhere else:
 * one model on the CPU in float32 or float64: 2-D products by ``numpy.dot`` (OpenBLAS). Measured
   against ``torch.mm`` (MKL) on an AMD processor it is 10 to 20 % faster at 200 x 64 x 100 and
   1024 x 256 x 256, in both precisions, and leaves the results on the same memory.
-* a stack of models on the CPU: ``numpy.matmul`` (one OpenBLAS call a model, looped in C).
+* a stack of models on the CPU: ``numpy.matmul`` (one OpenBLAS call a model, looped in C), which was
+  faster than ``torch.bmm`` at every shape measured but two: an outer product (a single output),
+  where it leaves BLAS, is a multiplication with broadcasting; a narrow product with a transposed
+  factor is cut into blocks (`SMALL_RESULT`).
 * everything else (bfloat16, GPU): ``torch.mm`` and ``torch.bmm``.
 
 Elementwise work is torch's everywhere: its vectorised ``relu`` or Adam is 3 to 5 times faster than
@@ -35,6 +38,10 @@ Op = Callable[[], object]
 # fight with OpenBLAS's for the cores (a fit at (256, 256) then took 4 times longer).
 NARROW = 16
 NARROW_PRODUCT = 1_000_000
+# OpenBLAS's kernels for small matrices (AVX-512) take a product with a transposed right factor only
+# if the result has at most so many numbers; beyond, the same product is 2 to 4 times slower (10
+# models, float32, K x 100 x 200: K = 5 2.9, K = 7 13.9 microseconds). Blocks of columns stay below.
+SMALL_RESULT = 1200
 # Below this many multiplications the fused product-and-bias of torch beats a faster product
 # followed by an addition (150 x 4 x 100: 3.7 against 5.4 microseconds).
 TINY_PRODUCT = 200_000
@@ -62,6 +69,8 @@ def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> Op:
     """
     M, i, _ = out_Mik.shape
     if numpy_speaks(out_Mik):
+        if M > 1 and a_Mij.shape[2] == 1:
+            return partial(torch.mul, a_Mij, b_Mjk, out=out_Mik)
         if M > 1:
             return partial(np.matmul, a_Mij.numpy(), b_Mjk.numpy(), out_Mik.numpy())
         if not _suits_mkl(i, a_Mij.shape[2] * b_Mjk.shape[2]):
@@ -85,15 +94,30 @@ def affine_columns(W_Mki: Tensor, v_Mji: Tensor, b_Mk: Tensor, out_Mkj: Tensor) 
     M, k, n = out_Mkj.shape
     if M == 1 and _suits_mkl(k, W_Mki.shape[2] * n):
         return [partial(torch.addmm, b_Mk[0].unsqueeze(1), W_Mki[0], v_Mji[0].T, out=out_Mkj[0])]
-    return [matmul(W_Mki, v_Mji.mT, out_Mkj), add_column(out_Mkj, b_Mk)]
+    blocks = [slice(0, n)]
+    if M > 1 and numpy_speaks(out_Mkj) and k <= SMALL_RESULT:
+        blocks = column_blocks(k, n)
+    products = [matmul(W_Mki, v_Mji[:, part].mT, out_Mkj[:, :, part]) for part in blocks]
+    return [*products, add_column(out_Mkj, b_Mk)]
+
+
+def column_blocks(n_rows: int, n_columns: int) -> list[slice]:
+    """Equal blocks of columns, so many that each has at most `SMALL_RESULT` numbers."""
+    n_blocks = -(-n_rows * n_columns // SMALL_RESULT)
+    ends = [n_columns * (b + 1) // n_blocks for b in range(n_blocks)]
+    return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def sum_rows(a_Mij: Tensor, out_Mj: Tensor) -> Op:
     """Bind ``out = a.sum(rows)`` for every model.
 
-    For one model this is a product with a vector of ones: ``numpy.dot`` takes 1 microsecond where
-    ``numpy.sum`` takes 5 and ``torch.sum`` 2 (200 x 100, float32).
+    On the CPU this is a product with a vector of ones: ``numpy.dot`` takes 1 microsecond where
+    ``numpy.sum`` takes 5 and ``torch.sum`` 2 (200 x 100, float32), and ``numpy.matmul`` does for a
+    stack what ``dot`` does for one.
     """
+    if numpy_speaks(a_Mij) and a_Mij.shape[0] > 1:
+        row_M1i = np.ones((1, 1, a_Mij.shape[1]), dtype=out_Mj.numpy().dtype)
+        return partial(np.matmul, row_M1i, a_Mij.numpy(), out_Mj.numpy()[:, None])
     if numpy_speaks(a_Mij) and a_Mij.shape[0] == 1:
         a_ij = a_Mij[0].numpy()
         ones = np.ones(a_ij.shape[0], dtype=a_ij.dtype)
@@ -121,16 +145,15 @@ def add_column(a_Mij: Tensor, column_Mi: Tensor) -> Op:
 def batch_dots(a_MGKB: Tensor, b_MGKB: Tensor) -> np.ndarray:
     """Inner product of each batch's numbers, shape (M, G), on the host.
 
-    ``b`` may have one output where ``a`` has K (weights of rows). Not bound: it runs once per
-    segment.
+    ``b`` may have one output where ``a`` has K (weights of rows), and 1 on either of the leading
+    axes where it is the same for all. Not bound: it runs once per segment.
     """
     if not numpy_speaks(a_MGKB):
         return (a_MGKB * b_MGKB).sum((2, 3)).cpu().numpy()
     a, b = a_MGKB.numpy(), b_MGKB.numpy()
-    if a.shape != b.shape:
-        b = np.broadcast_to(b, a.shape)
-    flat = (*a.shape[:2], -1)
-    return np.vecdot(a.reshape(flat), b.reshape(flat))
+    if a.shape[2:] != b.shape[2:]:
+        b = np.broadcast_to(b, (*b.shape[:2], *a.shape[2:]))
+    return np.vecdot(a.reshape(*a.shape[:2], -1), b.reshape(*b.shape[:2], -1))
 
 
 def sum_squares(a_MP: Tensor, out_M: Tensor) -> Op:
@@ -140,6 +163,8 @@ def sum_squares(a_MP: Tensor, out_M: Tensor) -> Op:
         if numpy_speaks(flat):
             return partial(np.dot, flat.numpy(), flat.numpy(), out_M[0].numpy())
         return partial(torch.dot, flat, flat, out=out_M[0])
+    if numpy_speaks(a_MP):
+        return partial(np.vecdot, a_MP.numpy(), a_MP.numpy(), out_M.numpy())
 
     def stacked() -> None:
         torch.linalg.vector_norm(a_MP, dim=1, out=out_M)

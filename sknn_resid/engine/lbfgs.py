@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -31,8 +32,8 @@ CHUNK_ROWS = 8192  # rows per pass: bounds the memory of the activations
 class _Objective:
     """Loss and gradient over all rows, gathered chunk by chunk."""
 
-    def __init__(self, job: TrainJob) -> None:
-        self.job = job
+    def __init__(self, job: TrainJob, poll: Callable[[], None] | None) -> None:
+        self.job, self._poll = job, poll
         spec = job.network
         params_MP = torch.from_numpy(job.params.astype(np.float64))[None].to(job.device)
         n = job.data.n_rows
@@ -86,6 +87,8 @@ class _Objective:
         self._loaded = True
 
     def __call__(self, params_P: np.ndarray) -> tuple[float, np.ndarray]:
+        if self._poll is not None:
+            self._poll()
         network, loss = self.network, self.job.network.loss
         network.params_MP[0].copy_(torch.from_numpy(params_P))
         gradient = torch.zeros_like(network.grads_MP[0])
@@ -140,8 +143,11 @@ class _Watcher:
         return Layout(self.job.network.layer_sizes).unpack(self.x.copy())
 
 
-def minimise(job: TrainJob) -> TrainResult:
-    """Train one network by L-BFGS-B of scipy (without bounds)."""
+def minimise(job: TrainJob, poll: Callable[[], None] | None = None) -> TrainResult:
+    """Train one network by L-BFGS-B of scipy (without bounds).
+
+    ``poll`` is called at each evaluation; it may raise KeyboardInterrupt to end the training.
+    """
     spec = replace(job.network, dtype=torch.float64, product_dtype=torch.float64)
     job = replace(job, network=spec)
     x0 = job.params.astype(np.float64)
@@ -150,7 +156,7 @@ def minimise(job: TrainJob) -> TrainResult:
     minimizer = None
     try:
         minimizer = scipy.optimize.minimize(
-            _Objective(job),
+            _Objective(job, poll),
             x0,
             method="L-BFGS-B",
             jac=True,

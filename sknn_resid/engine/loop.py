@@ -3,38 +3,40 @@
 One loop serves one model and many. It holds no formula: steps are bound in `network`, updates in
 `optimizers`, counting and stopping in `history`. A model that has stopped leaves the stack as soon
 as half of it has; until then its steps go on unseen, on weights that were already saved.
+
+A model may serve several jobs, whose weights go through the same values and which end at different
+times (other numbers of epochs, other patience). Each of them counts, stops, calls back and takes
+its result for itself.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 from torch import Tensor
 
+from sknn_resid.engine.data import RowOrder
 from sknn_resid.engine.history import Progress, StopReason
-from sknn_resid.engine.job import TrainJob, TrainResult
+from sknn_resid.engine.job import Outcome, TrainJob, TrainResult
 from sknn_resid.engine.network import Layout
 from sknn_resid.engine.stack import Member, Stack, new_member
 from sknn_resid.engine.validation import epoch_view, judge
 
 
 class _Run:
-    """One job in the loop: its progress, and its result once it has stopped."""
+    """One job in the loop: its progress, and its outcome once it has ended."""
 
-    def __init__(self, job: TrainJob) -> None:
-        self.member = new_member(job)
+    def __init__(self, job: TrainJob, start: Member) -> None:
+        self.job = job
+        self.n_rows = job.data.n_rows
         state = job.resume.optimizer
         rate = job.train.optimizer.learning_rate if state is None else state.learning_rate
-        self.progress = Progress(job.train, job.resume, rate, self.member.params_P)
-        self.result: TrainResult | None = None
-
-    @property
-    def job(self) -> TrainJob:
-        return self.member.job
+        self.progress = Progress(job.train, job.resume, rate, start.params_P)
+        self.outcome: Outcome | None = None
 
     def factors(self, n_steps: int) -> np.ndarray | None:
         """Per-step factors of the learning rate in the coming epoch."""
@@ -44,11 +46,12 @@ class _Run:
 
     def finish(self, member: Member, *, best: bool) -> None:
         """Fix the result: the weights at hand, or the best ones."""
+        member.order.settle(self.job.rng)
         progress = self.progress
         assert progress.reason is not None
         diverged = progress.reason is StopReason.DIVERGED
         params = progress.best_params(diverged=diverged) if best else member.params_P
-        self.result = TrainResult(
+        self.outcome = TrainResult(
             params=params.cpu().numpy().copy(),
             loss_curve=progress.loss_curve,
             validation_scores=progress.validation_scores,
@@ -65,55 +68,117 @@ class _Run:
         )
 
 
-def train_stack(jobs: Sequence[TrainJob]) -> list[TrainResult]:
-    """Train jobs of one structure together; results in the order of the jobs.
+class _Model:
+    """One model of the stack and the jobs that follow it."""
+
+    def __init__(self, jobs: Sequence[TrainJob], order: RowOrder | None) -> None:
+        self.member = new_member(jobs[0], order)
+        self.runs = [_Run(job, self.member) for job in jobs]
+
+    def open_runs(self) -> list[_Run]:
+        """The jobs that have not ended."""
+        return [run for run in self.runs if run.outcome is None]
+
+
+def train_stack(
+    paths: Sequence[Sequence[TrainJob]],
+    *,
+    shared_rows: bool = False,
+    poll: Callable[[], None] | None = None,
+) -> list[list[Outcome]]:
+    """Train models of one structure together.
 
     Ctrl-C ends every job that is still running, each with its best weights so far and
-    ``StopReason.INTERRUPTED``; the caller decides whether the interrupt goes on.
+    ``StopReason.INTERRUPTED``; the caller decides whether the interrupt goes on. What a job's own
+    score or callback raises ends that job only.
+
+    Parameters
+    ----------
+    paths : sequence of sequence of TrainJob
+        For each model the jobs that follow it: their weights go through the same values as long as
+        they are trained (`alike.Likeness.path`).
+    shared_rows : bool
+        Whether all models visit the same rows in the same order (`alike.Likeness.rows`).
+    poll : callable or None
+        Called several times an epoch; raises KeyboardInterrupt to end the training as Ctrl-C does.
+
+    Returns
+    -------
+    list of list of (TrainResult or Exception)
+        One outcome a job, in the order of ``paths``.
     """
     started = time.monotonic()
-    runs = [_Run(job) for job in jobs]
+    common = _common_order(paths[0][0]) if shared_rows else None
+    models = [
+        _Model(jobs, _common_order(jobs[0]) if common is None and len(jobs) > 1 else common)
+        for jobs in paths
+    ]
     try:
-        running = runs
+        running = models
         while running:
-            _train_until_half_stopped(running, started)
-            running = [run for run in running if run.result is None]
+            _train_until_half_stopped(running, started, poll)
+            running = [model for model in running if model.open_runs()]
     except KeyboardInterrupt:
-        for run in runs:
-            if run.result is None:
+        for model in models:
+            for run in model.open_runs():
                 run.progress.reason = StopReason.INTERRUPTED
-                run.finish(run.member, best=True)
-    return [run.result for run in runs if run.result is not None]
+                run.finish(model.member, best=True)
+    return [[run.outcome for run in model.runs if run.outcome is not None] for model in models]
 
 
-def _train_until_half_stopped(runs: Sequence[_Run], started: float) -> None:
-    """Epochs of one stack; leaves each run with a result or with a member for the next stack."""
-    stack = Stack([run.member for run in runs])
+def _common_order(job: TrainJob) -> RowOrder:
+    """An order for several jobs like this one; it leaves their generators alone."""
+    return RowOrder(job.data, job.rng, job.train.shuffle).alike()
+
+
+def _train_until_half_stopped(
+    models: Sequence[_Model], started: float, poll: Callable[[], None] | None
+) -> None:
+    """Epochs of one stack; leaves each model without an open run or with its next member."""
+    stack = Stack([model.member for model in models], poll)
     steps_M = stack.steps_per_epoch()
-    steady = all(run.job.train.schedule.steady for run in runs)
-    running = list(range(len(runs)))
-    while 2 * len(running) > len(runs):
-        rates = [run.progress.rate for run in runs]
+    running = list(range(len(models)))
+    runs_M = [model.open_runs() for model in models]
+    steady = all(runs[0].job.train.schedule.steady for runs in runs_M)
+    while 2 * len(running) > len(models):
+        # The jobs of a model share rate and factors as long as they run.
+        leader_M = [runs[0] for runs in runs_M]
+        rates = [run.progress.rate for run in leader_M]
         factors = None
         if not steady:
-            factors = [run.factors(int(n)) for run, n in zip(runs, steps_M, strict=True)]
+            factors = [run.factors(int(n)) for run, n in zip(leader_M, steps_M, strict=True)]
         loss_M = stack.run_epoch(rates, factors, running)
         late = time.monotonic() - started
-        for m in running:
-            _end_epoch(runs[m], stack, m, float(loss_M[m]), late)
-        running = [m for m in running if runs[m].result is None]
+        ended = []
+        for m, loss in zip(running, loss_M[running].tolist(), strict=True):
+            for run in runs_M[m]:
+                _end_epoch(run, stack, m, loss, late)
+                if run.outcome is not None:
+                    ended.append(m)
+        for m in ended:
+            runs_M[m] = models[m].open_runs() or runs_M[m]
+        if ended:
+            running = [m for m in running if models[m].open_runs()]
     for m in running:
-        runs[m].member = stack.member(m, runs[m].progress.rate)
+        models[m].member = stack.member(m, runs_M[m][0].progress.rate)
 
 
 def _end_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> None:
-    """What follows an epoch of one model: record, validate, tell, decide."""
+    """What follows an epoch of one job: record, validate, tell, decide."""
+    try:
+        _record_epoch(run, stack, m, loss, seconds)
+    except Exception as error:  # its own score or callback: the others go on
+        stack.members[m].order.settle(run.job.rng)
+        run.outcome = error
+
+
+def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> None:
     progress, job = run.progress, run.job
     params_P = stack.params_M[m]
     rate = progress.rate
-    finite = progress.record_loss(loss, job.data.n_rows, params_P)
-    weights = partial(_copy_weights, job, params_P)
+    finite = progress.record_loss(loss, run.n_rows, params_P)
     if job.validation is not None:
+        weights = partial(_copy_weights, job, params_P)
         progress.record_score(*judge(job, params_P, weights), params_P)
     if finite:
         progress.end_epoch(job.train.optimizer.learning_rate)
@@ -123,7 +188,7 @@ def _end_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> 
     if progress.reason is None and limit is not None and seconds >= limit:
         progress.reason = StopReason.MAX_TIME
     if job.on_epoch is not None:
-        view = epoch_view(progress, loss, rate, weights)
+        view = epoch_view(progress, loss, rate, partial(_copy_weights, job, params_P))
         if job.on_epoch(view) and progress.reason is None:
             progress.reason = StopReason.CALLBACK
     if progress.reason is None:

@@ -59,7 +59,7 @@ class Loss(ABC):
         Parameters
         ----------
         T_MGKB : Tensor of shape (M, G, K, B)
-            Where to write.
+            Where to write. M may be 1 here for a stack whose models all have the same targets.
         y_MGBT : Tensor of shape (M, G, B, T)
             Targets row by row: T = K real numbers, or T class codes.
         r_MG1B : Tensor of shape (M, G, 1, B)
@@ -76,7 +76,11 @@ class Loss(ABC):
 
     @abstractmethod
     def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
-        """Data term of the objective for each model and batch, shape (M, G), on the host."""
+        """Data term of the objective for each model and batch, shape (M, G), on the host.
+
+        The two leading axes mean nothing to a loss: given as [G, M, K, B], which is how they lie
+        in memory, they give (G, M). Targets and r may have 1 where all models share them.
+        """
 
     def link_(self, z_KN: Tensor) -> Tensor:
         """Predictions (probabilities, means) from raw outputs, class-major; may overwrite them."""
@@ -355,7 +359,8 @@ class CallableLoss(Loss):
         return [delta]
 
     def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
-        r_MGB = r_MG1B[:, :, 0]
+        r_MGB = r_MG1B[:, :, 0].expand(*z_MGKB.shape[:2], -1)
+        t_MGKB = t_MGKB.expand_as(z_MGKB)
         counted = r_MGB > 0
         with torch.no_grad():
             losses = self.rows(t_MGKB.transpose(2, 3)[counted], z_MGKB.transpose(2, 3)[counted])

@@ -79,6 +79,9 @@ class StackOptimizer(ABC):
         self._n_weights = network.layout.n_weights
         self.moments = [torch.zeros_like(self._params) for _ in range(self.n_moments)]
         self.steps = [0] * len(self.specs)
+        # The runs of neighbours stay the same as long as every model takes every step.
+        self._runs: list[slice] = []
+        self._runs_of: Sequence[float] | None = None
         for m, state in enumerate(states):
             if state is not None and len(state.moments) == self.n_moments:
                 self.steps[m] = state.steps
@@ -106,12 +109,19 @@ class StackOptimizer(ABC):
                 self.steps[0] += 1
                 self._update(_ALL, self.specs[0], self.decays[0], rates[0], self.steps[0])
             return
-        for rows in self._slices(rates, active):
+        for rows in self._runs_for(rates, active):
             m = rows.start
             t = self.steps[m] + 1
             self._update(rows, self.specs[m], self.decays[m], rates[m], t)
-            for k in range(rows.start, rows.stop):
-                self.steps[k] = t
+            self.steps[rows] = [t] * (rows.stop - rows.start)
+
+    def _runs_for(self, rates: Sequence[float], active: Sequence[bool] | None) -> list[slice]:
+        if active is not None:
+            self._runs_of = None
+            return list(self._slices(rates, active))
+        if rates != self._runs_of:
+            self._runs, self._runs_of = list(self._slices(rates, None)), rates
+        return self._runs
 
     def _slices(self, rates: Sequence[float], active: Sequence[bool] | None) -> Iterator[slice]:
         """Runs of neighbours that share every number of this step."""
@@ -224,8 +234,7 @@ def make_optimizer(
     states: Sequence[OptimizerState | None],
 ) -> StackOptimizer:
     """The update rule that the specs name (one kind for the whole stack)."""
-    if specs[0].kind is OptimizerKind.SGD:
-        return _SGD(network, specs, decays, states)
     if specs[0].kind is OptimizerKind.ADAMW:
         return _Adam(network, specs, decays, states)
-    return _Adam(network, specs, [0.0] * len(specs), states)
+    make = _SGD if specs[0].kind is OptimizerKind.SGD else _Adam
+    return make(network, specs, [0.0] * len(specs), states)

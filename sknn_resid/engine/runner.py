@@ -8,22 +8,19 @@ result beyond rounding.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 
-import scipy.sparse
-
+from sknn_resid.engine.alike import Likeness, likenesses
 from sknn_resid.engine.history import StopReason
-from sknn_resid.engine.job import TrainJob, TrainResult
+from sknn_resid.engine.job import Outcome, TrainJob, TrainResult
 from sknn_resid.engine.lbfgs import minimise
 from sknn_resid.engine.loop import train_stack
-from sknn_resid.engine.network import Layout
-from sknn_resid.engine.spec import OptimizerKind, stack_key
-from sknn_resid.engine.threads import training_threads
-
-# Models per stack on a CPU: 10 to 20 small nets keep their activations in the cache; one stack of
-# 100 was 1.3 to 1.9 times slower.
-CPU_STACK = 16
+from sknn_resid.engine.plan import StackPlan, plan_stacks
+from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.engine.threads import SINGLE_THREAD_FLOPS, training_threads
+from sknn_resid.engine.workers import Interrupt, available_threads, run_all
 
 
 def run_jobs(jobs: Sequence[TrainJob]) -> list[TrainResult]:
@@ -31,50 +28,104 @@ def run_jobs(jobs: Sequence[TrainJob]) -> list[TrainResult]:
 
     After Ctrl-C each job that had not ended carries its best weights so far (the initial ones if it
     had not begun) and ``StopReason.INTERRUPTED``.
+
+    Raises
+    ------
+    Exception
+        What the score or the callback of a job raised: that of the first such job. The others have
+        been trained, but their results are lost; `train_jobs` returns them.
     """
-    results: dict[int, TrainResult] = {}
-    interrupted = False
-    for group in _groups(jobs):
-        if interrupted:
-            chunk = [_not_begun(jobs[i]) for i in group]
-        else:
-            chunk = _run_group([jobs[i] for i in group])
-            interrupted = any(r.reason is StopReason.INTERRUPTED for r in chunk)
-        results.update(zip(group, chunk, strict=True))
-    return [results[i] for i in range(len(jobs))]
+    results = []
+    for outcome in train_jobs(jobs):
+        if isinstance(outcome, Exception):
+            raise outcome
+        results.append(outcome)
+    return results
 
 
-def _run_group(jobs: Sequence[TrainJob]) -> list[TrainResult]:
-    first = jobs[0]
-    n_params = Layout(first.network.layer_sizes).n_params
-    full_batch = first.train.optimizer.kind is OptimizerKind.LBFGS
-    rows = first.data.n_rows if full_batch else min(first.train.batch_size, first.data.n_rows)
-    # bfloat16 products and those of an accelerator are torch's
-    numpy_products = first.network.product_dtype == first.network.dtype
-    flops = 6.0 * n_params * rows * len(jobs)
-    with training_threads(flops, numpy_products=numpy_products and first.device.type == "cpu"):
-        if full_batch:
-            return [minimise(first)]
-        return train_stack(jobs)
+def train_jobs(
+    jobs: Sequence[TrainJob], interrupted: Callable[[], bool] | None = None
+) -> list[Outcome]:
+    """Train every job, as few and as large stacks as are fast, on all cores that torch may use.
+
+    Callbacks and scores of different jobs may be called from different threads at the same time;
+    those of one job are called one after another, in the order of its epochs. Jobs whose generator
+    is one and the same object are trained one after another, because each draws on from where the
+    one before stopped.
+
+    Parameters
+    ----------
+    jobs : sequence of TrainJob
+    interrupted : callable or None
+        ``interrupted() -> bool`` is asked several times an epoch, from any thread that trains; once
+        it says True everything ends as after Ctrl-C.
+
+    Returns
+    -------
+    list of (TrainResult or Exception)
+        What became of each job, in the order of the jobs: its result, or the exception that its own
+        score or callback raised. One that was interrupted has a result with
+        ``StopReason.INTERRUPTED``.
+    """
+    outcomes: dict[int, Outcome] = {}
+    interrupt = Interrupt(interrupted)
+    for turn in _turns(jobs):
+        if not interrupt.is_set:
+            _train_at_once(jobs, turn, outcomes, interrupt)
+    return [outcomes.get(i) or _not_begun(jobs[i]) for i in range(len(jobs))]
 
 
-def _groups(jobs: Sequence[TrainJob]) -> list[list[int]]:
-    """Indices of jobs that are trained together."""
-    by_key: dict[object, list[int]] = defaultdict(list)
+def _turns(jobs: Sequence[TrainJob]) -> list[list[int]]:
+    """Jobs that can be trained at the same time: no two with the same generator."""
+    turns: list[list[int]] = []
+    drawn: dict[int, int] = {}
     for i, job in enumerate(jobs):
-        key: tuple[object, ...] = (
-            stack_key(job.network, job.train),
-            job.device,
-            scipy.sparse.issparse(job.data.X),
-        )
-        if job.train.optimizer.kind is OptimizerKind.LBFGS:
-            key += (i,)  # scipy minimises one network at a time
-        by_key[key].append(i)
-    groups = []
-    for members in by_key.values():
-        size = CPU_STACK if jobs[members[0]].device.type == "cpu" else len(members)
-        groups += [members[k : k + size] for k in range(0, len(members), size)]
-    return groups
+        turn = drawn.get(id(job.rng), 0)
+        drawn[id(job.rng)] = turn + 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(i)
+    return turns
+
+
+def _train_at_once(
+    jobs: Sequence[TrainJob], turn: list[int], outcomes: dict[int, Outcome], interrupt: Interrupt
+) -> None:
+    """Train these jobs and note their outcomes."""
+    likes = likenesses([jobs[i] for i in turn])
+    on_cpu = all(like.job.device.type == "cpu" for like in likes)
+    n_workers = available_threads() if on_cpu and len(likes) > 1 else 1
+    stacks = plan_stacks(likes, n_workers)
+    if len(stacks) < n_workers and stacks[0].flops >= SINGLE_THREAD_FLOPS:
+        n_workers = 1  # few and large: one after another, each on all cores
+
+    def task(stack: StackPlan) -> None:
+        with _threads(likes[stack.jobs[0]].job, stack, alone=n_workers == 1):
+            done = _train(likes, stack, interrupt)
+        for i, outcome in zip(stack.jobs, done, strict=True):
+            outcomes[turn[i]] = outcome
+        if any(isinstance(o, TrainResult) and o.reason is StopReason.INTERRUPTED for o in done):
+            interrupt.set()
+
+    run_all([partial(task, stack) for stack in stacks], n_workers, interrupt)
+
+
+def _threads(job: TrainJob, stack: StackPlan, *, alone: bool) -> AbstractContextManager[None]:
+    # bfloat16 products and those of an accelerator are torch's
+    numpy_products = job.network.product_dtype == job.network.dtype and job.device.type == "cpu"
+    return training_threads(stack.flops if alone else 0.0, numpy_products=numpy_products)
+
+
+def _train(likes: Sequence[Likeness], stack: StackPlan, interrupt: Interrupt) -> list[Outcome]:
+    """Outcomes of the stack's jobs, in the order of ``stack.jobs``."""
+    paths = [[likes[i].job for i in path] for path in stack.paths]
+    try:
+        if paths[0][0].train.optimizer.kind is OptimizerKind.LBFGS:
+            return [minimise(paths[0][0], interrupt.poll)]
+        done = train_stack(paths, shared_rows=stack.shared_rows, poll=interrupt.poll)
+        return [outcome for path in done for outcome in path]
+    except Exception as error:  # no memory, or a user's loss, which is trained alone
+        return [error for _ in stack.jobs]
 
 
 def _not_begun(job: TrainJob) -> TrainResult:

@@ -34,6 +34,11 @@ class Schedule:
         """Whether the rate stays as it is within an epoch (`factors` gives None)."""
         return self.factors(0, 1, 1) is None
 
+    @property
+    def watches_progress(self) -> bool:
+        """Whether the rate depends on how the loss or the score goes (`on_plateau`)."""
+        return False
+
     def factors(self, first_step: int, n_steps: int, horizon: int) -> np.ndarray | None:
         """Factors of steps ``first_step ... first_step + n_steps - 1`` out of ``horizon``.
 
@@ -72,6 +77,10 @@ class InverseScaling(Schedule):
 @dataclass(frozen=True)
 class Adaptive(Schedule):
     """The rate is divided by 5 on each plateau, until it is at most 1e-6 (scikit-learn)."""
+
+    @property
+    def watches_progress(self) -> bool:
+        return True
 
     def on_plateau(self, rate: float) -> float | None:
         return None if rate <= ADAPTIVE_FLOOR else rate / ADAPTIVE_DIVISOR

@@ -29,23 +29,27 @@ MAX_SLOTS = 32
 
 @dataclass
 class SparseRows:
-    """The rows of a batch as CSR matrices, one a model, put in place before each step."""
+    """The rows of a batch as CSR matrices, one a model or one for all, changed at each step."""
 
-    batch_M: list[scipy.sparse.csr_array | None] = field(default_factory=list)
+    batch_S: list[scipy.sparse.csr_array | None] = field(default_factory=list)
 
-    def bind_gather(self, model: int, X: Features) -> Gather:
-        """A function that puts these rows of X in place for one model."""
+    def bind_gather(self, source: int, X: Features) -> Gather:
+        """A function that puts these rows of X in place for one source."""
 
         def gather(rows: np.ndarray) -> None:
-            self.batch_M[model] = X[rows]
+            self.batch_S[source] = X[rows]
 
         return gather
+
+    def _batches(self, n_models: int) -> list[scipy.sparse.csr_array | None]:
+        return self.batch_S if len(self.batch_S) == n_models else self.batch_S * n_models
 
     def bind_times(self, W_Mij: Tensor, out_MBj: Tensor) -> Op:
         """Bind ``out = X W``."""
 
         def times() -> None:
-            for X, W, out in zip(self.batch_M, W_Mij, out_MBj, strict=True):
+            batches = self._batches(len(W_Mij))
+            for X, W, out in zip(batches, W_Mij, out_MBj, strict=True):
                 assert X is not None
                 out[: X.shape[0]] = torch.from_numpy(X @ _numpy_of(W))
                 out[X.shape[0] :] = 0  # padding: what is added next must not pile up there
@@ -56,7 +60,8 @@ class SparseRows:
         """Bind ``out = X' delta``."""
 
         def times() -> None:
-            for X, delta, out in zip(self.batch_M, delta_MBj, out_Mij, strict=True):
+            batches = self._batches(len(out_Mij))
+            for X, delta, out in zip(batches, delta_MBj, out_Mij, strict=True):
                 assert X is not None
                 product = X.T @ np.ascontiguousarray(_numpy_of(delta[: X.shape[0]]))
                 out.copy_(torch.from_numpy(product))
@@ -89,7 +94,7 @@ class BatchSlot:
 
 @dataclass(frozen=True, eq=False)
 class SegmentViews:
-    """The slots that a segment uses: whole, and row by row for each model (for gathering)."""
+    """The slots that a segment uses: whole, and row by row for each source (for gathering)."""
 
     T_MGKB: Tensor
     Z_MGKB: Tensor
@@ -97,6 +102,8 @@ class SegmentViews:
     y_MGBT: Tensor
     square_GM: Tensor
     y_M: list[Tensor]
+    # logits, targets and weights as they lie in memory, batches first: what a loss is computed from
+    in_memory: tuple[Tensor, Tensor, Tensor]
 
 
 class SlotBank:
@@ -104,16 +111,18 @@ class SlotBank:
 
     Attributes
     ----------
-    T_MGKB, r_MG1B, Z_MGKB : Tensor
-        Targets, row weights (w / S, 0 for padding) and logits of the segment.
+    T_MGKB, r_MG1B : Tensor
+        Targets and row weights (w / S, 0 for padding) of the segment, by source.
+    Z_MGKB : Tensor
+        Logits of the segment.
     decay_MG : Tensor of shape (M, G)
         alpha / S of each batch.
     square_GM : Tensor of shape (G, M)
         |W|^2 as it was before each step.
     y_MGBT : Tensor
-        Targets as gathered, row by row; the loss turns them into ``T_MGKB``.
-    X_MBD : Tensor of shape (M, B, D) or SparseRows
-        Rows of the batch at hand.
+        Targets as gathered, row by row; the loss turns them into ``T_MGKB``. By source.
+    X_MBD : Tensor of shape (M or 1, B, D) or SparseRows
+        Rows of the batch at hand, by source.
     """
 
     def __init__(
@@ -130,36 +139,42 @@ class SlotBank:
         product_dtype: torch.dtype,
         device: torch.device,
         sparse: bool,
+        shared: bool = False,
     ) -> None:
         M, G, B, K = n_models, n_slots, batch, n_outputs
-        self.n_slots, self.batch = G, B
+        S = 1 if shared else M
+        self.n_models, self.n_slots, self.batch = M, G, B
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.T_MGKB = zeros(M, G, K, B)
-        self.Z_MGKB = zeros(M, G, K, B)
-        self.r_MG1B = zeros(M, G, 1, B)
+        self.T_MGKB = zeros(G, S, K, B).transpose(0, 1)
+        self.Z_MGKB = zeros(G, M, K, B).transpose(0, 1)
+        self.r_MG1B = zeros(G, S, 1, B).transpose(0, 1)
         self.decay_MG = zeros(M, G)
         # |W|^2 is written through contiguous memory of its own: an out= view may not be strided.
         self.square_GM = zeros(G, M)
         self.y_MGBT = torch.zeros(
-            (M, G, B, n_targets), dtype=torch.int64 if codes else dtype, device=device
+            (S, G, B, n_targets), dtype=torch.int64 if codes else dtype, device=device
         )
         self.X_MBD: Tensor | SparseRows
         if sparse:
-            self.X_MBD = SparseRows([None] * M)
+            self.X_MBD = SparseRows([None] * S)
         else:
-            self.X_MBD = torch.zeros((M, B, n_features), dtype=product_dtype, device=device)
+            self.X_MBD = torch.zeros((S, B, n_features), dtype=product_dtype, device=device)
         self.slots = [self._slot(g) for g in range(G)]
 
     def _slot(self, g: int) -> BatchSlot:
+        def for_all(part: Tensor) -> Tensor:
+            return part.expand(self.n_models, *part.shape[1:])
+
+        X = self.X_MBD
         return BatchSlot(
             n_rows=self.batch,
-            rows_M=[self.batch] * len(self.T_MGKB),
-            X_MBD=self.X_MBD,
-            T_MKB=self.T_MGKB[:, g],
-            r_M1B=self.r_MG1B[:, g],
+            rows_M=[self.batch] * self.n_models,
+            X_MBD=X if isinstance(X, SparseRows) else for_all(X),
+            T_MKB=for_all(self.T_MGKB[:, g]),
+            r_M1B=for_all(self.r_MG1B[:, g]),
             Z_MKB=self.Z_MGKB[:, g],
             decay_M1=self.decay_MG[:, g : g + 1],
             square_M=self.square_GM[g],
@@ -168,20 +183,22 @@ class SlotBank:
     def used(self, n_used: int) -> SegmentViews:
         """Views of the first ``n_used`` slots."""
         part = slice(0, n_used)
+        Z, T, r = (a[:, part] for a in (self.Z_MGKB, self.T_MGKB, self.r_MG1B))
         return SegmentViews(
-            T_MGKB=self.T_MGKB[:, part],
-            Z_MGKB=self.Z_MGKB[:, part],
-            r_MG1B=self.r_MG1B[:, part],
+            T_MGKB=T,
+            Z_MGKB=Z,
+            r_MG1B=r,
             y_MGBT=self.y_MGBT[:, part],
             square_GM=self.square_GM[part],
             y_M=[y_GBT[part].flatten(0, 1) for y_GBT in self.y_MGBT],
+            in_memory=(Z.transpose(0, 1), T.transpose(0, 1), r.transpose(0, 1)),
         )
 
-    def bind_gather(self, model: int, X: Features) -> Gather:
+    def bind_gather(self, source: int, X: Features) -> Gather:
         """A function that puts these rows of X where the steps read them."""
         if isinstance(self.X_MBD, SparseRows):
-            return self.X_MBD.bind_gather(model, X)
-        return bind_gather(X, self.X_MBD[model])
+            return self.X_MBD.bind_gather(source, X)
+        return bind_gather(X, self.X_MBD[source])
 
 
 def bind_gather(X: Features, out_BD: Tensor) -> Gather:

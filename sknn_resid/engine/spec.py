@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 import torch
 
@@ -51,6 +52,16 @@ class NetworkSpec:
     @property
     def n_outputs(self) -> int:
         return self.layer_sizes[-1]
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights and biases."""
+        return sum((i + 1) * o for i, o in pairwise(self.layer_sizes))
+
+    @property
+    def step_width(self) -> int:
+        """Numbers that a step holds for each row: activations and their derivatives."""
+        return 2 * sum(self.layer_sizes[1:])
 
 
 @dataclass(frozen=True)

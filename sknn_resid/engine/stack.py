@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +37,14 @@ class Member:
     optimizer: OptimizerState | None
 
 
-def new_member(job: TrainJob) -> Member:
-    """A job at its start."""
+def new_member(job: TrainJob, order: RowOrder | None = None) -> Member:
+    """A job at its start; ``order`` where it shares one with others."""
     generator = torch.Generator(device=job.device)
     if job.dropout_seed is not None:
         generator.manual_seed(job.dropout_seed)
     params_P = torch.from_numpy(job.params).to(device=job.device, dtype=job.network.dtype)
-    order = RowOrder(job.data, job.rng, job.train.shuffle)
+    if order is None:
+        order = RowOrder(job.data, job.rng, job.train.shuffle)
     return Member(job, order, generator, params_P, job.resume.optimizer)
 
 
@@ -54,7 +55,7 @@ class _Segment:
     bank: SlotBank
     views: SegmentViews
     programs: list[list[Op]]
-    gather_M: list[Gather]
+    gather_S: list[Gather]
     batches: slice
 
     @property
@@ -66,11 +67,19 @@ class Stack:
     """M jobs of one structure, trained together.
 
     Each job sees the batches it would see alone; where its rows end earlier than another's, it is
-    padded with rows of weight 0 and takes no step.
+    padded with rows of weight 0 and takes no step. Where all jobs share one `RowOrder`, their rows,
+    targets and weights are read from one copy of each batch.
+
+    Parameters
+    ----------
+    members : sequence of Member
+    poll : callable or None
+        Called several times an epoch; may raise to end the training.
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], poll: Callable[[], None] | None = None) -> None:
         self.members = list(members)
+        self._poll = poll
         jobs = [member.job for member in members]
         self._jobs = jobs
         first = jobs[0]
@@ -84,6 +93,9 @@ class Stack:
         )
         self.params_M = list(self.network.params_MP)  # one view a model
         self._orders = [member.order for member in members]
+        self._shared = len(members) > 1 and len({id(order) for order in self._orders}) == 1
+        # Where rows, targets and weights come from: one member for all, or each for itself.
+        self._sources = self.members[:1] if self._shared else self.members
         self._counts = [job.data.n_rows for job in jobs]
         self._n_rows = np.array(self._counts)
         self._n_batches, self._tail = max_rows_per_batch(list(self._n_rows), self.batch)
@@ -101,10 +113,11 @@ class Stack:
         self._smoothing_M = None
         if any(job.train.label_smoothing > 0 for job in jobs):
             self._smoothing_M = torch.tensor(
-                [job.train.label_smoothing for job in jobs], dtype=first.network.dtype
+                [member.job.train.label_smoothing for member in self._sources],
+                dtype=first.network.dtype,
             ).to(first.device)
-        self._targets = [target_tensor(job) for job in jobs]
-        self._features = _features_on_device(jobs)
+        self._targets = [target_tensor(member.job) for member in self._sources]
+        self._features = _features_on_device([member.job for member in self._sources])
         self._scale = first.network.loss.reported_scale(first.network.n_outputs)
         per_batch = (len(jobs), self._n_batches)
         self._value_Mb, self._square_Mb = np.zeros(per_batch), np.zeros(per_batch)
@@ -130,6 +143,7 @@ class Stack:
             product_dtype=job.network.product_dtype,
             device=job.device,
             sparse=scipy.sparse.issparse(job.data.X) and job.device.type == "cpu",
+            shared=self._shared,
         )
 
     def _make_segments(self) -> list[_Segment]:
@@ -140,24 +154,24 @@ class Stack:
             per_batch = len(self._jobs) * self.batch * network.n_outputs * network.dtype.itemsize
             bank = self._make_bank(slots_per_segment(2 * per_batch, n_full), self.batch)
             programs = [self._bind(bank, g) for g in range(bank.n_slots)]
-            gather_M = self._bind_gather(bank)
+            gather_S = self._bind_gather(bank)
             for first in range(0, n_full, bank.n_slots):
                 used = min(bank.n_slots, n_full - first)
                 batches = slice(first, first + used)
                 views = bank.used(used)
-                segments.append(_Segment(bank, views, programs[:used], gather_M, batches))
+                segments.append(_Segment(bank, views, programs[:used], gather_S, batches))
         if n_full < self._n_batches:
             bank = self._make_bank(1, self._tail)
-            programs, gather_M = [self._bind(bank, 0)], self._bind_gather(bank)
+            programs, gather_S = [self._bind(bank, 0)], self._bind_gather(bank)
             last = slice(n_full, n_full + 1)
-            segments.append(_Segment(bank, bank.used(1), programs, gather_M, last))
+            segments.append(_Segment(bank, bank.used(1), programs, gather_S, last))
         if self._even:
             for segment in segments:
                 self._load_even_weights(segment)
         return segments
 
     def _bind_gather(self, bank: SlotBank) -> list[Gather]:
-        return [bank.bind_gather(m, X) for m, X in enumerate(self._features)]
+        return [bank.bind_gather(s, X) for s, X in enumerate(self._features)]
 
     def _bind(self, bank: SlotBank, g: int) -> list[Op]:
         slot = bank.slots[g]
@@ -200,7 +214,7 @@ class Stack:
         ndarray of shape (M,)
             Reported loss of the epoch: the mean over rows, plus the penalty.
         """
-        for m in running:
+        for m in running[:1] if self._shared else running:
             # Its own number of batches counts, not that of its neighbours: alone or beside others,
             # a model whose one batch holds every row keeps their order.
             if self._counts[m] > self.batch or self.members[m].job.rng_is_shared:
@@ -214,6 +228,8 @@ class Stack:
     ) -> np.ndarray:
         step = self.optimizer.step
         for segment in self._segments:
+            if self._poll is not None:
+                self._poll()
             # One batch that holds every row is loaded once: the order of its rows does not matter.
             stays = self._loaded and self._n_batches == 1
             if not stays:
@@ -235,7 +251,8 @@ class Stack:
         """Rows of X of batch g of the segment."""
         first = segment.batches.start * self.batch + g * segment.bank.batch
         stop = first + segment.bank.batch
-        for gather, order, n in zip(segment.gather_M, self._orders, self._counts, strict=True):
+        # one gather for all models where they share their rows
+        for gather, order, n in zip(segment.gather_S, self._orders, self._counts, strict=False):
             gather(order.rows(min(first, n), min(stop, n)))
 
     def _load(self, segment: _Segment) -> None:
@@ -243,9 +260,9 @@ class Stack:
         views = segment.views
         first = segment.batches.start * self.batch
         stop = first + segment.n_batches * segment.bank.batch
-        for m, member in enumerate(self.members):
-            rows = member.order.rows(min(first, self._n_rows[m]), min(stop, self._n_rows[m]))
-            gather_tensor(self._targets[m], views.y_M[m], rows)
+        for s, member in enumerate(self._sources):
+            rows = member.order.rows(min(first, self._n_rows[s]), min(stop, self._n_rows[s]))
+            gather_tensor(self._targets[s], views.y_M[s], rows)
         if not self._even:
             self._load_weights(segment, first, stop)
         loss = self._jobs[0].network.loss
@@ -262,13 +279,14 @@ class Stack:
         self._set_factors(segment.batches, share_M1, self._penalty_M[:, None] / bank.batch)
 
     def _load_weights(self, segment: _Segment, first: int, stop: int) -> None:
-        bank, used, M = segment.bank, segment.n_batches, len(self._jobs)
-        w_MGB = np.zeros((M, used, bank.batch))
-        flat = w_MGB.reshape(M, -1)
-        for m, member in enumerate(self.members):
-            begin, end = min(first, self._n_rows[m]), min(stop, self._n_rows[m])
+        bank, used, n_sources = segment.bank, segment.n_batches, len(self._sources)
+        w_MGB = np.zeros((n_sources, used, bank.batch))
+        flat = w_MGB.reshape(n_sources, -1)
+        for s, member in enumerate(self._sources):
+            begin, end = min(first, self._n_rows[s]), min(stop, self._n_rows[s])
             weights = member.order.weights(begin, end)
-            flat[m, : end - begin] = 1.0 if weights is None else weights
+            flat[s, : end - begin] = 1.0 if weights is None else weights
+        # from here on, what is one number a batch broadcasts from sources to models
         S_MG = w_MGB.sum(2)
         live = S_MG > 0
         inverse = np.divide(1.0, S_MG, out=np.zeros_like(S_MG), where=live)
@@ -286,8 +304,7 @@ class Stack:
     def _note_values(self, segment: _Segment) -> None:
         """Loss and |W|^2 of each batch of the segment, at the weights before its step."""
         views, loss = segment.views, self._jobs[0].network.loss
-        value_MG = loss.value(views.Z_MGKB, views.T_MGKB, views.r_MG1B)
-        self._value_Mb[:, segment.batches] = value_MG
+        self._value_Mb[:, segment.batches] = loss.value(*views.in_memory).T
         if self._penalised:
             self._square_Mb[:, segment.batches] = views.square_GM.cpu().numpy().T
 
