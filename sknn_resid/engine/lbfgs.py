@@ -130,7 +130,7 @@ class _Watcher:
         elif progress.n_epochs >= job.train.max_epochs:
             progress.reason = StopReason.MAX_EPOCHS
         if job.on_epoch is not None:
-            view = epoch_view(progress, self.loss, math.nan, self._weights)
+            view = epoch_view(progress, self.loss, math.nan, self._weights, self.x.copy)
             if job.on_epoch(view) and progress.reason is None:
                 progress.reason = StopReason.CALLBACK
         if progress.reason in (StopReason.MAX_TIME, StopReason.CALLBACK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -29,7 +30,11 @@ def judge(job: TrainJob, params_P: Tensor, weights: EpochWeights) -> tuple[float
 
 
 def epoch_view(
-    progress: Progress, loss: float, learning_rate: float, weights: EpochWeights
+    progress: Progress,
+    loss: float,
+    learning_rate: float,
+    weights: EpochWeights,
+    parameters: Callable[[], np.ndarray],
 ) -> EpochView:
     """What callbacks see of an epoch that has just ended."""
     scores, losses = progress.validation_scores, progress.validation_losses
@@ -42,6 +47,7 @@ def epoch_view(
         reason=progress.reason,
         lowered_rate=progress.lowered_rate,
         weights=weights,
+        parameters=parameters,
     )
 
 
