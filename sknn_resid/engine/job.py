@@ -46,6 +46,9 @@ class TrainJob:
     input_scale : ndarray of shape (D,) or None
         Residual networks: factor of each column of X, so that the members of a committee may see
         the same rows at different strength. None for 1.
+    team : object or None
+        Jobs that hold the same object are trained in one stack whatever its size, in lockstep: what
+        is decided for an ensemble as a whole, in ``on_epoch``, needs all members at one epoch.
     """
 
     network: AnySpec
@@ -61,6 +64,7 @@ class TrainJob:
     resume: Resume = field(default_factory=Resume)
     device: torch.device = torch.device("cpu")
     input_scale: np.ndarray | None = None
+    team: object | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,8 +73,22 @@ def _groups(jobs: Sequence[TrainJob]) -> list[list[int]]:
     groups = []
     for members in by_key.values():
         size = CPU_STACK if jobs[members[0]].device.type == "cpu" else len(members)
-        groups += [members[k : k + size] for k in range(0, len(members), size)]
+        groups += _stacks(jobs, members, size)
     return groups
+
+
+def _stacks(jobs: Sequence[TrainJob], members: Sequence[int], size: int) -> list[list[int]]:
+    """Stacks of about ``size`` jobs; a team is never divided."""
+    teams: dict[object, list[int]] = {}
+    for i in members:
+        team = jobs[i].team
+        teams.setdefault(("alone", i) if team is None else ("team", id(team)), []).append(i)
+    stacks: list[list[int]] = []
+    for team in teams.values():
+        if not stacks or len(stacks[-1]) + len(team) > size:
+            stacks.append([])
+        stacks[-1] += team
+    return stacks
 
 
 def _not_begun(job: TrainJob) -> TrainResult:
