@@ -65,6 +65,8 @@ class Committee:
         never stops.
     judged : bool
         Whether there are held-out rows to choose by.
+    judge_every : int
+        Epochs between two looks at them; the last epoch always has one.
     after_epoch : callable or None
         ``after_epoch(report) -> bool``, once per epoch; True stops training.
     """
@@ -75,13 +77,15 @@ class Committee:
         *,
         patience: float,
         judged: bool,
+        judge_every: int = 1,
         after_epoch: Callable[[EpochReport], bool] | None = None,
     ) -> None:
         self._groups = [
             _Group([m for m, g in enumerate(group_of) if g == group])
             for group in sorted(set(group_of))
         ]
-        self._patience, self._judged, self._after_epoch = patience, judged, after_epoch
+        self._patience, self._after_epoch = patience, after_epoch
+        self._judged, self._judge_every = judged, judge_every
         n_members = len(group_of)
         self._alive = np.ones(n_members, dtype=bool)
         self._views: dict[int, EpochView] = {}
@@ -117,10 +121,10 @@ class Committee:
         self._epoch = epoch
         self.loss_curve.append(float(np.mean([view.loss for view in views.values()])))
         found = None
-        losses = {m: view.validation_loss for m, view in views.items()}
-        if self._judged and all(loss is not None for loss in losses.values()):
+        last = self._stop or any(view.reason is not None for view in views.values())
+        # An epoch without a look still shows the loss of the last look.
+        if self._judged and (last or epoch % self._judge_every == 0):
             found = self._judge(epoch, views)
-        last = any(view.reason is not None for view in views.values()) or self._stop
         if self._after_epoch is not None:
             report = EpochReport(
                 epoch,
