@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sknn_resid._device import resolve_device
@@ -53,6 +52,7 @@ from sknn_resid.neural_network._monitor import (
 from sknn_resid.neural_network._params import (
     activation_layers,
     initial_weights,
+    random_generator,
     train_spec,
     working_dtypes,
 )
@@ -138,7 +138,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         widths = self._check_parameters()
         check_validation_arguments(*validation)
         home = home_of(X)
-        rng = self._random_generator()
+        rng = random_generator(self.random_state)
         task = self._validated(
             X, y, sample_weight, validation, home, first_call=first_call, incremental=incremental
         )
@@ -183,13 +183,6 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
                         f"Use solver='adam', or {name}={off!r}."
                     )
         return widths
-
-    def _random_generator(self) -> np.random.RandomState:
-        # None draws one seed from numpy's global state: the only global touch.
-        if self.random_state is None:
-            seed = np.random.mtrand._rand.randint(np.iinfo(np.int32).max)
-            return np.random.RandomState(seed)
-        return check_random_state(self.random_state)
 
     def _validated(
         self,

@@ -33,14 +33,17 @@ class EpochReport:
         Mean loss on held-out rows, where the epoch was judged.
     last : bool
         Whether training ends with this epoch.
+    members : tuple of int
+        The members that have a finite loss.
     parameters : callable
-        Gives the flat parameters of each member, shape (M, P).
+        Gives the flat parameters of each of them, shape (len(members), P).
     """
 
     epoch: int
     loss: float
     validation_loss: float | None
     last: bool
+    members: tuple[int, ...]
     parameters: Callable[[], np.ndarray]
 
 
@@ -89,7 +92,6 @@ class Committee:
         n_members = len(group_of)
         self._alive = np.ones(n_members, dtype=bool)
         self._views: dict[int, EpochView] = {}
-        self._epoch = 0
         self._lowest, self._lowest_epoch = math.inf, 0
         self._stop = False
         self.kept: list[np.ndarray | None] = [None] * n_members
@@ -103,22 +105,22 @@ class Committee:
         return lambda view: self._report(member, view)
 
     def _report(self, member: int, view: EpochView) -> bool:
+        if self._stop:  # decided after the hooks of this epoch's earlier members were called
+            return True
         if view.reason is StopReason.DIVERGED:
             self._alive[member] = False
         else:
             self._views[member] = view
-        ended = not self._alive.any()
-        if ended or member == int(np.flatnonzero(self._alive)[-1]):
+        # Not "==": the last one may just have diverged.
+        if member >= np.flatnonzero(self._alive).max(initial=-1):
             self._end_epoch(view.epoch)
         return self._stop
 
     def _end_epoch(self, epoch: int) -> None:
         """All members have reported: keep what is best, tell, decide."""
-        views = {m: self._views[m] for m in np.flatnonzero(self._alive) if m in self._views}
-        self._views = {}
+        views, self._views = self._views, {}
         if not views:
             return
-        self._epoch = epoch
         self.loss_curve.append(float(np.mean([view.loss for view in views.values()])))
         found = None
         last = self._stop or any(view.reason is not None for view in views.values())
@@ -131,6 +133,7 @@ class Committee:
                 self.loss_curve[-1],
                 found,
                 last,
+                tuple(views),
                 lambda: np.stack([view.parameters() for view in views.values()]),
             )
             self._stop |= self._after_epoch(report)

@@ -30,6 +30,11 @@ class TargetScale:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
 
+    @property
+    def n_outputs(self) -> int:
+        """Number of targets."""
+        return len(self.scale)
+
     def to_learned(self, y: np.ndarray) -> np.ndarray:
         """Targets (n, K) as the network learns them."""
         return (y - self.shift) / self.scale
