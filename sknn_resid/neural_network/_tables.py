@@ -281,6 +281,6 @@ def _output_name(name: str, kind: str, column: Column, part: int) -> str:
         return f"missingindicator_{name}"
     if kind == "piecewise":
         return f"{name}_bin{part}"
-    if isinstance(column, CategoryColumn):
+    if kind == "onehot" and isinstance(column, CategoryColumn):
         return f"{name}_{column.levels[1 if column.signed else part]}"
     return name
