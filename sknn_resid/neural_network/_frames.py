@@ -337,6 +337,5 @@ def _as_array(X: Any) -> Any:
         # numpy turns numbers beside text into text; as objects they stay what they are.
         return np.array(X, dtype=object) if array.dtype.kind in "US" else array
     if isinstance(X, np.ma.MaskedArray):
-        dtype, missing = (object, None) if X.dtype.kind not in "fiub" else (np.float64, np.nan)
-        return np.ma.filled(X.astype(X.dtype if X.dtype.kind == "f" else dtype), missing)
+        return np.where(np.ma.getmaskarray(X), np.nan if X.dtype.kind in "fiub" else None, X.data)
     return X

@@ -122,11 +122,24 @@ def floats(values: np.ndarray, label: str) -> np.ndarray:
     try:
         result[present] = values[present].astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
-            f"{label}: {error}. A column must hold numbers, text, bools or categories."
-        ) from error
+        _refuse_object(values[present], label, error)
     return result
+
+
+def _refuse_object(values: np.ndarray, label: str, error: Exception) -> None:
+    """Raise the error of the first value that is no number, in Python's words."""
+    for value in values:
+        try:
+            if isinstance(value, np.ndarray):  # nested, even if of one number
+                value = value.tolist()
+            float(value)
+        except (TypeError, ValueError, OverflowError) as its_own:
+            error = its_own
+            break
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    raise kind(
+        f"{label}: {error}. A column must hold numbers, text, bools or categories."
+    ) from error
 
 
 def levels_and_codes(values: Any, label: str) -> tuple[list[Hashable], np.ndarray]:
@@ -194,4 +207,6 @@ def in_order(levels: list[Hashable]) -> list[int]:
 
 
 def _plain(level: Any) -> Hashable:
+    if isinstance(level, np.datetime64 | np.timedelta64):
+        return pd.Series([level])[0]  # item() makes a number of them
     return level.item() if isinstance(level, np.generic) else level

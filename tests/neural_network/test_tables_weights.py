@@ -25,7 +25,9 @@ def test_quantiles_are_numpys_on_repeated_rows(parts, n, rng):
     )
     np.testing.assert_array_max_ulp(sample(values, weights).quantiles(parts), expected, 1)
     repeated = sample(np.repeat(values, weights))
-    np.testing.assert_array_equal(repeated.quantiles(parts), sample(values, weights).quantiles(parts))
+    np.testing.assert_array_equal(
+        repeated.quantiles(parts), sample(values, weights).quantiles(parts)
+    )
 
 
 @pytest.mark.parametrize("parts", [2, 4, 5])
