@@ -14,7 +14,7 @@ from sklearn.utils._array_api import (
     move_to,
     supported_float_dtypes,
 )
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, RealNotInt, StrOptions
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
 )
@@ -30,6 +30,7 @@ __all__ = [
     "CallbackSupportMixin",
     "Interval",
     "Options",
+    "RealNotInt",
     "SGDOptimizer",
     "StrOptions",
     "check_categorical_features",

@@ -13,7 +13,7 @@ from pandas.api import types as pandas_types
 from scipy import sparse
 
 from sknn_resid._sklearn_compat import validate_data
-from sknn_resid.neural_network._objects import floats
+from sknn_resid.neural_network._objects import FEW_ROWS, floats
 
 Rows = slice | np.ndarray
 
@@ -84,6 +84,7 @@ class FrameTable(Table):
     def __init__(self, frame: pd.DataFrame) -> None:
         self.source = frame
         self._dtypes = list(frame.dtypes)
+        self._objects: np.ndarray | None = None
         self.shape = frame.shape
 
     def label(self, j: int) -> str:
@@ -93,6 +94,10 @@ class FrameTable(Table):
         return self._dtypes[j]
 
     def values(self, j: int) -> Any:
+        if len(self.source) <= FEW_ROWS:
+            if self._objects is None:
+                self._objects = self.source.to_numpy(dtype=object)
+            return self._objects[:, j]
         array = self.source.iloc[:, j].array
         if isinstance(self._dtypes[j], np.dtype | pd.SparseDtype):
             return np.asarray(array)
@@ -217,6 +222,8 @@ def column_type(dtype: Any) -> str:
         return "category"
     if isinstance(dtype, pd.DatetimeTZDtype | pd.PeriodDtype):
         return "date"
+    if str(getattr(dtype, "pyarrow_dtype", "")).startswith("dictionary"):
+        return "category"
     if pandas_types.is_bool_dtype(dtype):
         return "bool"
     if pandas_types.is_string_dtype(dtype):
@@ -330,6 +337,5 @@ def _as_array(X: Any) -> Any:
         # numpy turns numbers beside text into text; as objects they stay what they are.
         return np.array(X, dtype=object) if array.dtype.kind in "US" else array
     if isinstance(X, np.ma.MaskedArray):
-        dtype, missing = (object, None) if X.dtype.kind not in "fiub" else (np.float64, np.nan)
-        return np.ma.filled(X.astype(X.dtype if X.dtype.kind == "f" else dtype), missing)
+        return np.where(np.ma.getmaskarray(X), np.nan if X.dtype.kind in "fiub" else None, X.data)
     return X

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from sknn_resid._sklearn_compat import (
     Interval,
     Options,
+    RealNotInt,
     StrOptions,
     check_feature_names_in,
     fit_context,
@@ -115,7 +116,7 @@ default="from_dtype"
         "n_bins": [Interval(Integral, 2, None, closed="left")],
         "min_frequency": [
             Interval(Integral, 1, None, closed="left"),
-            Interval(Real, 0, 1, closed="neither"),
+            Interval(RealNotInt, 0, 1, closed="neither"),
         ],
         "max_categories": [Interval(Integral, 1, None, closed="left"), None],
         "dtype": [
@@ -272,7 +273,7 @@ default="from_dtype"
         tags.input_tags.allow_nan = True
         tags.input_tags.string = False
         tags.input_tags.categorical = False
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.transformer_tags.preserves_dtype = [] if self.dtype else ["float64", "float32"]
         return tags
 
 
@@ -281,6 +282,6 @@ def _output_name(name: str, kind: str, column: Column, part: int) -> str:
         return f"missingindicator_{name}"
     if kind == "piecewise":
         return f"{name}_bin{part}"
-    if isinstance(column, CategoryColumn):
+    if kind == "onehot" and isinstance(column, CategoryColumn):
         return f"{name}_{column.levels[1 if column.signed else part]}"
     return name
