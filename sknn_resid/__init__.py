@@ -1,4 +1,4 @@
-"""scikit-learn-compatible neural networks: faster MLPs, trained by an engine of stacked networks.
+"""scikit-learn-compatible neural networks: faster MLPs, deep residual MLPs for raw tables.
 
 Names are loaded when they are first asked for, so that ``import sknn_resid`` is instant and does
 not import torch.

@@ -62,6 +62,20 @@ FLOORS = {
     "neural_network._class_weight": 42,
     "neural_network._prediction": 42,
     "neural_network._monitor": 42,
+    # 40 to 48: the parts of the residual estimators
+    "neural_network._folds": 40,
+    "neural_network._calibration": 40,
+    "neural_network._target_scale": 40,
+    "neural_network._committee": 40,
+    "neural_network._residual_params": 41,
+    "neural_network._residual_constraints": 42,
+    "neural_network._target_frequencies": 42,
+    "neural_network._ensemble": 41,
+    "neural_network._ensemble_training": 42,
+    "neural_network._residual_task": 46,
+    "neural_network._residual_prediction": 46,
+    "neural_network._residual_adopt": 47,
+    "neural_network._residual_persistence": 47,
     # 40 to 45: raw tables as numbers
     "neural_network._objects": 40,
     "neural_network._weighted": 40,
@@ -72,8 +86,11 @@ FLOORS = {
     "neural_network._table_state": 45,
     # 50: what both estimators share; 60: the estimators
     "neural_network._base": 50,
+    "neural_network._residual_base": 52,
     "neural_network._classifier": 60,
     "neural_network._regressor": 60,
+    "neural_network._residual_classifier": 60,
+    "neural_network._residual_regressor": 60,
     # 70: the public names
     "neural_network": 70,
     "": 80,

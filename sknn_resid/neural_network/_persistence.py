@@ -281,7 +281,9 @@ def encode_value(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
         arrays[f"param_{name}"] = value
         return {"array": f"param_{name}"}
     if isinstance(value, dict):
-        pairs = [[encode_value(name, k, arrays), encode_value(name, v, arrays)] for k, v in value.items()]
+        pairs = [
+            [encode_value(name, k, arrays), encode_value(name, v, arrays)] for k, v in value.items()
+        ]
         return {"dict": pairs}
     if isinstance(value, np.random.RandomState):
         kind, keys, *rest = value.get_state(legacy=True)

@@ -49,18 +49,12 @@ from sknn_resid.neural_network._residual_params import (
     train_spec,
 )
 from sknn_resid.neural_network._residual_persistence import ResidualPersistent
-from sknn_resid.neural_network._residual_prediction import EnsemblePredictor, validated_rows
+from sknn_resid.neural_network._residual_prediction import validated_rows
 from sknn_resid.neural_network._residual_task import Task
 from sknn_resid.neural_network._tables import TableEncoder
 
 
-class BaseResidual(
-    EnsemblePredictor,
-    ResidualPersistent,
-    CallbackSupportMixin,
-    BaseEstimator,
-    ABC,
-):
+class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC):
     """Parameters and training of an ensemble of residual networks."""
 
     _y_numeric: ClassVar[bool]
@@ -238,6 +232,17 @@ class BaseResidual(
             return bridge.end_epoch(attributes, last=report.last)
 
         return hook
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        # As HistGradientBoosting's: text and categories are welcome, but these two tags promise
+        # more than that (any object as text, whole numbers as categories).
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = False
+        tags.input_tags.categorical = False
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
 
 
 def _branch(rng: np.random.RandomState) -> np.random.RandomState:

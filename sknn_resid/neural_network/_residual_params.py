@@ -97,9 +97,7 @@ def budget(est: Any, n_rows: int, n_distinct: int) -> Budget:
         patience = float(est.n_iter_no_change)
     judge_every = max(1, max_epochs // LOOKS) if est.early_stopping else 1
     judge_every = int(max(1, min(judge_every, patience)))
-    return Budget(
-        math.ceil(n_rows / n_batches), n_batches, max_epochs, judge_every, patience
-    )
+    return Budget(math.ceil(n_rows / n_batches), n_batches, max_epochs, judge_every, patience)
 
 
 def residual_spec(

@@ -113,9 +113,7 @@ def loss_of_scaled(loss: Loss, scale: TargetScale) -> Loss:
     if isinstance(loss, Huber):
         return Huber(loss.threshold / float(scale.scale[0]))
     if isinstance(loss, CallableLoss):
-        inner = InUserUnits(
-            loss.function, tuple(scale.shift.tolist()), tuple(scale.scale.tolist())
-        )
+        inner = InUserUnits(loss.function, tuple(scale.shift.tolist()), tuple(scale.scale.tolist()))
         return CallableLoss(inner)
     return loss
 

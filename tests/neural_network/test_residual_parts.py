@@ -128,7 +128,9 @@ def test_constant_target(value):
 def test_clamping():
     y = np.array([[1.0], [2.0], [4.0]])
     scale = fit_target_scale(y, None, SquaredError(), clamp=True)
-    np.testing.assert_allclose(scale.to_user(np.array([[-9.0], [0.0], [9.0]])).ravel(), [1, 7 / 3, 4])
+    np.testing.assert_allclose(
+        scale.to_user(np.array([[-9.0], [0.0], [9.0]])).ravel(), [1, 7 / 3, 4]
+    )
     free = fit_target_scale(y, None, SquaredError(), clamp=False)
     assert free.to_user(np.array([[9.0]])) > 4
 
@@ -220,7 +222,9 @@ def test_group_weights_are_the_best_of_the_list():
     truth = rng().randn(300, 1)
     groups = np.stack([truth + 0.5 * rng(1).randn(300, 1), truth + 0.8 * rng(2).randn(300, 1)])
     found = group_weights(SquaredError(), groups, truth, None)
-    listed = [((truth - (w * groups[0] + (1 - w) * groups[1])) ** 2).mean() for w in np.arange(11) / 10]
+    listed = [
+        ((truth - (w * groups[0] + (1 - w) * groups[1])) ** 2).mean() for w in np.arange(11) / 10
+    ]
     assert found[0] == pytest.approx(np.argmin(listed) / 10)
     assert 0.5 < found[0] < 1
 
