@@ -241,7 +241,6 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
         tags.input_tags.string = False
         tags.input_tags.categorical = False
         tags.input_tags.sparse = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 
