@@ -376,7 +376,8 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
             In the order of `classes_`; for multi-label the probability of each label; for
             multiclass-multioutput one array per target.
         """
-        return self._codec.probabilities(self._outputs(X))
+        outputs = self._outputs(X)
+        return self._codec.probabilities(outputs)
 
     def predict_log_proba(self, X):
         """Logarithm of `predict_proba`.
@@ -391,7 +392,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         log_p : ndarray of shape (n_samples, n_classes), or list of such arrays
             Logarithms of the probabilities.
         """
-        return log_of(self._codec.probabilities(self._outputs(X)))
+        return log_of(self.predict_proba(X))
 
     def score(self, X, y, sample_weight=None):
         """Accuracy: the weighted part of rows that are predicted right, in all their targets.

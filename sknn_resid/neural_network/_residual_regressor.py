@@ -379,7 +379,8 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
             error: 'quantile', 'poisson' or a callable.
         """
         if not return_std:
-            return self._squeezed(self._codec.to_user(self._outputs(X)))
+            outputs = self._outputs(X)
+            return self._squeezed(self._codec.to_user(outputs))
         if self.loss not in _WITH_STD:
             raise ValueError(
                 f"return_std=True needs one of loss={_WITH_STD}, got loss={self.loss!r}, whose "
