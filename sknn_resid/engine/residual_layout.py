@@ -46,7 +46,7 @@ class ResidualLayout:
     """Names, shapes and places of the parameters of one structure.
 
     Names: ``input.W`` (n_inputs, width), ``input.b``, ``head.W`` (K, width), ``head.b``, and for
-    each set s of block parameters ``block{s}.W{l}`` (in, out), ``block{s}.b{l}`` with l = 1, 2, ...,
+    each set s of block parameters ``block{s}.W{l}`` (in, out) and ``block{s}.b{l}``, l = 1, 2, ...,
     ``block{s}.norm{l}.gamma`` and ``.beta`` of the normalization before matrix l,
     ``block{s}.gate.W`` and ``.b``, ``block{s}.rezero`` (1,); ``final.gamma``, ``final.beta``,
     ``periodic.w`` (n_columns, n_frequencies), ``periodic.b``.

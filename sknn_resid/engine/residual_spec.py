@@ -1,7 +1,7 @@
 """What a residual network is: frozen values, beside `spec.NetworkSpec`.
 
-With x_0 = [e(X), X] W_in + b_in (e a periodic embedding, if there is one), blocks l = 1 ... L and the
-branch F_l below, the network is
+With x_0 = [X, e(X)] W_in + b_in (e a periodic embedding, if there is one), blocks l = 1 ... L and
+the branch F_l below, the network is
 
     x_l = x_{l-1} + F_l(x_{l-1})                     identity (He et al. 2016, equation 1)
     x_l = F_l(x_{l-1})                               none: the plain twin, same parameters
@@ -10,11 +10,12 @@ branch F_l below, the network is
                                                      (highway, Srivastava et al. 2015)
     z = W_out f(n(x_L)) + b_out
 
-    F(x) = [drop f n(...)] ... W_2 drop(f([n](W_1 [f](n(x)) + b_1))) + b_2
+    F(x) = W_2 drop(f([n](W_1 [f](n(x)) + b_1))) + b_2
 
-with n the normalization and f the activation. The parts in brackets are options: ``preactivate``
-puts f before the first matrix (He et al. 2016, figure 4e); without it, and without
-``normalize_inner``, F is the block of Gorishniy et al. (2021): x + W_2 drop(f(W_1 n(x) + b_1)) + b_2.
+with n the normalization and f the activation; more matrices repeat the part drop(f([n](...))). What
+stands in brackets are options: ``preactivate`` puts f before the first matrix (He et al. 2016,
+figure 4e); without it, and without ``normalize_inner``, a block is that of Gorishniy et al. (2021):
+x + W_2 drop(f(W_1 n(x) + b_1)) + b_2.
 
 References
 ----------
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 import torch
 
@@ -143,7 +145,7 @@ class ResidualSpec:
         """(in, out) of each matrix of a branch."""
         n = self.n_layers_per_block
         units = (self.width, *[self.hidden] * (n - 1), self.width)
-        return tuple(zip(units, units[1:], strict=False))
+        return tuple(pairwise(units))
 
     @property
     def activated(self) -> tuple[bool, ...]:

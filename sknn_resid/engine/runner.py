@@ -17,8 +17,8 @@ from sknn_resid.engine.history import StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult
 from sknn_resid.engine.lbfgs import minimise
 from sknn_resid.engine.loop import train_stack
-from sknn_resid.engine.network import Layout
 from sknn_resid.engine.spec import OptimizerKind, stack_key
+from sknn_resid.engine.structure import layout_of
 from sknn_resid.engine.threads import training_threads
 
 # Models per stack on a CPU: 10 to 20 small nets keep their activations in the cache; one stack of
@@ -46,7 +46,7 @@ def run_jobs(jobs: Sequence[TrainJob]) -> list[TrainResult]:
 
 def _run_group(jobs: Sequence[TrainJob]) -> list[TrainResult]:
     first = jobs[0]
-    n_params = Layout(first.network.layer_sizes).n_params
+    n_params = layout_of(first.network).n_params
     full_batch = first.train.optimizer.kind is OptimizerKind.LBFGS
     rows = first.data.n_rows if full_batch else min(first.train.batch_size, first.data.n_rows)
     # bfloat16 products and those of an accelerator are torch's
