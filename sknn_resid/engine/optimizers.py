@@ -45,7 +45,7 @@ class OptimizerState:
     steps : int
         Updates made so far.
     moments : tuple of ndarray of shape (P,)
-        (velocity,) for SGD, (first, second) for Adam; Muon's own part has its velocity in the first.
+        (velocity,) for SGD, (first, second) for Adam; Muon's velocity lies in the first.
     """
 
     kind: OptimizerKind

@@ -3,8 +3,8 @@
 The formulas stand in `residual_spec`, blocks in `branches`, normalizations in `norms`; here are the
 two ends (input projection with its periodic features, head), random masks, and the order of it all.
 
-Periodic features (Gorishniy, Rubachev and Babenko 2022) of column c: p = cos(a), a = 2 pi w x_c + b;
-dp/db = -sin(a), dp/dw = -2 pi x_c sin(a).
+Periodic features (Gorishniy, Rubachev and Babenko 2022) of column c: p = cos(a) with
+a = 2 pi w x_c + b; dp/db = -sin(a), dp/dw = -2 pi x_c sin(a).
 
 Everything random is drawn per step and model, never per row, from the model's own generator, in the
 order of the blocks: a mask for the units of each dropped layer, then which branches are left out.
@@ -129,7 +129,7 @@ class StackedResidualNetwork:
         return masks
 
     def _make_keep(self) -> Tensor:
-        """Factors of branches: Bernoulli(1 - p_l) / (1 - p_l), p_l = p l / L (Huang et al. 2016)."""
+        """Factors of branches: Bernoulli(1 - p_l) / (1 - p_l), p_l = p l / L."""
         spec = self.spec
         depth = torch.arange(1, spec.n_blocks + 1, dtype=spec.dtype) / spec.n_blocks
         drop_M1 = torch.tensor(self._drop_path_M, dtype=spec.dtype)[:, None]
