@@ -76,11 +76,11 @@ def test_infinity_is_refused(cls, value):
     y = np.arange(20) % 2
     model = cls(**QUICK).fit(X, y)
     X.loc[3, "bad"] = value
-    with pytest.raises(ValueError, match=r"bad.*inf"):
+    with pytest.raises(ValueError, match=r"infinity in column .bad"):
         model.predict(X)
-    with pytest.raises(ValueError, match=r"bad.*inf"):
+    with pytest.raises(ValueError, match=r"infinity in column .bad"):
         cls(**QUICK).fit(X, y)
-    with pytest.raises(ValueError, match=r"X_val.*bad.*inf"):
+    with pytest.raises(ValueError, match=r"X_val: .*infinity in column .bad"):
         cls(**QUICK).fit(X.drop(index=3), np.delete(y, 3), X_val=X, y_val=y)
 
 
@@ -226,7 +226,9 @@ def test_transform_is_what_the_heads_read():
         named = layout.unpack(members.params[m])
         z = z + weight * (hidden[:, m] @ named["head.W"].T + named["head.b"])
     assert_allclose(model.predict(X), model._codec.to_user(z)[:, 0], rtol=1e-9)
-    assert_array_equal(model.get_feature_names_out()[:2], ["mlpresidualregressor0", "mlpresidualregressor1"])
+    assert_array_equal(
+        model.get_feature_names_out()[:2], ["mlpresidualregressor0", "mlpresidualregressor1"]
+    )
 
 
 def test_refits_are_bitwise_equal_and_seeds_differ():
@@ -300,7 +302,11 @@ def test_given_validation_rows_are_judged_by():
     expected = log_loss(y[100:], model.predict_proba(X[100:]))
     assert model.validation_loss_curve_[best] == pytest.approx(expected, rel=1e-9)
     weighted = cls(**params).fit(
-        X[:100], y[:100], X_val=X[100:], y_val=y[100:], sample_weight_val=np.r_[np.ones(30), np.zeros(30)]
+        X[:100],
+        y[:100],
+        X_val=X[100:],
+        y_val=y[100:],
+        sample_weight_val=np.r_[np.ones(30), np.zeros(30)],
     )
     half = cls(**params).fit(X[:100], y[:100], X_val=X[100:130], y_val=y[100:130])
     assert_allclose(weighted.validation_loss_curve_, half.validation_loss_curve_)
