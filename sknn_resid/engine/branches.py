@@ -155,14 +155,15 @@ class Stage:
             ops += self._activation.bind_forward(y, self._h)
         kept = self._h
         if self._mask is not None:
-            kept = bound.buffer(f"{key}.kept", self._width, low=low)
+            kept = bound.buffer(f"{key}.masked", self._width, low=low)
             ops.append(partial(torch.mul, self._h, self._mask, out=kept))
         p, cast = bound.low(kept, f"{key}.low")
         return [*ops, *cast], p
 
     def backward(self, dp: Tensor, du: Tensor, *, add: bool) -> list[Op]:
         """Operations from dJ/dp, which is used up, to dJ/du, written into ``du`` or added."""
-        bound, ops = self._bound, []
+        bound = self._bound
+        ops: list[Op] = []
         if self._h.dtype != dp.dtype:
             dp, ops = bound.high(dp, f"back.high.{self._width}")
         if self._mask is not None:

@@ -23,6 +23,7 @@ from sknn_resid.engine.job import TrainJob, TrainResult, target_tensor
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.network import Layout, StackedNetwork
 from sknn_resid.engine.slots import SlotBank, gather_tensor
+from sknn_resid.engine.spec import AnySpec, NetworkSpec
 from sknn_resid.engine.validation import epoch_view, judge
 
 CHUNK_ROWS = 8192  # rows per pass: bounds the memory of the activations
@@ -33,7 +34,7 @@ class _Objective:
 
     def __init__(self, job: TrainJob) -> None:
         self.job = job
-        spec = job.network
+        spec = dense(job.network)
         params_MP = torch.from_numpy(job.params.astype(np.float64))[None].to(job.device)
         n = job.data.n_rows
         chunk = min(n, CHUNK_ROWS)
@@ -137,7 +138,14 @@ class _Watcher:
             raise StopIteration
 
     def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        return Layout(self.job.network.layer_sizes).unpack(self.x.copy())
+        return Layout(dense(self.job.network).layer_sizes).unpack(self.x.copy())
+
+
+def dense(spec: AnySpec) -> NetworkSpec:
+    """The spec, if it is one of a dense network: others have random steps and batch statistics."""
+    if not isinstance(spec, NetworkSpec):
+        raise TypeError("L-BFGS trains dense networks only; choose another optimizer.")
+    return spec
 
 
 def minimise(job: TrainJob) -> TrainResult:

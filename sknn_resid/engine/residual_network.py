@@ -288,7 +288,8 @@ class StackedResidualNetwork:
             forward += [*cast_X, matmul(v, raw, z)]
             products.append(matmul(v.mT, d, graw))
         if spec.periodic is not None:
-            assert not isinstance(X, SparseRows), "periodic features are of dense columns"
+            if isinstance(X, SparseRows):
+                raise ValueError("periodic: features of columns need dense rows, X is sparse.")
             more, more_back = self._bind_periodic(bound, X, z, d)
             forward += more
             products += more_back
