@@ -1,4 +1,4 @@
-"""scikit-learn-compatible neural networks: faster MLPs, trained by an engine of stacked networks.
+"""scikit-learn-compatible neural networks: faster MLPs, deep residual MLPs for raw tables.
 
 Names are loaded when they are first asked for, so that ``import sknn_resid`` is instant and does
 not import torch.
@@ -11,13 +11,35 @@ from sknn_resid._show_versions import show_versions
 from sknn_resid._version import __version__
 
 if TYPE_CHECKING:
-    from sknn_resid.neural_network import MLPClassifier, MLPRegressor
+    from sknn_resid.neural_network import (
+        MLPClassifier,
+        MLPRegressor,
+        MLPResidualClassifier,
+        MLPResidualRegressor,
+        TableEncoder,
+    )
 
-__all__ = ["MLPClassifier", "MLPRegressor", "__version__", "show_versions"]
+_NETWORKS = (
+    "MLPClassifier",
+    "MLPRegressor",
+    "MLPResidualClassifier",
+    "MLPResidualRegressor",
+    "TableEncoder",
+)
+
+__all__ = [
+    "MLPClassifier",
+    "MLPRegressor",
+    "MLPResidualClassifier",
+    "MLPResidualRegressor",
+    "TableEncoder",
+    "__version__",
+    "show_versions",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("MLPClassifier", "MLPRegressor"):
+    if name in _NETWORKS:
         return getattr(import_module("sknn_resid.neural_network"), name)
     if name == "neural_network":
         return import_module("sknn_resid.neural_network")

@@ -14,11 +14,13 @@ from sklearn.utils._array_api import (
     move_to,
     supported_float_dtypes,
 )
-from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, RealNotInt, StrOptions
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
 )
 from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
+from sklearn.utils.validation import _check_categorical_features as check_categorical_features
+from sklearn.utils.validation import _check_feature_names_in as check_feature_names_in
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 from sklearn.utils.validation import _check_y as check_y
 from sklearn.utils.validation import validate_data
@@ -28,8 +30,11 @@ __all__ = [
     "CallbackSupportMixin",
     "Interval",
     "Options",
+    "RealNotInt",
     "SGDOptimizer",
     "StrOptions",
+    "check_categorical_features",
+    "check_feature_names_in",
     "check_optimize_result",
     "check_partial_fit_first_call",
     "check_same_namespace",

@@ -14,9 +14,16 @@ from sklearn import neural_network as theirs
 from sklearn.base import clone
 
 import sknn_resid
-from sknn_resid import MLPClassifier, MLPRegressor
+from sknn_resid import (
+    MLPClassifier,
+    MLPRegressor,
+    MLPResidualClassifier,
+    MLPResidualRegressor,
+)
 
 ESTIMATORS = [MLPClassifier, MLPRegressor]
+RESIDUAL = [MLPResidualClassifier, MLPResidualRegressor]
+NETWORKS = ESTIMATORS + RESIDUAL
 
 # Added parameters in their order, with the defaults that leave scikit-learn's behaviour as it is.
 ADDED = {
@@ -51,6 +58,18 @@ SKLEARN_FITTED = {
     "feature_names_in_",
 }
 FITTED = SKLEARN_FITTED | {"validation_loss_curve_", "device_", "dtype_"}
+RESIDUAL_FITTED = {
+    "encoder_",
+    "loss_curve_",
+    "validation_loss_curve_",
+    "best_iteration_",
+    "n_iter_",
+    "n_parameters_",
+    "n_features_in_",
+    "feature_names_in_",
+    "device_",
+    "dtype_",
+}
 
 MODULES = sorted(
     {"sknn_resid"}
@@ -92,7 +111,7 @@ def own_public_methods(cls):
 
 METHODS = [
     pytest.param(cls, name, function, id=f"{cls.__name__}.{name}")
-    for cls in ESTIMATORS
+    for cls in NETWORKS
     for name, function in own_public_methods(cls)
 ]
 
@@ -144,7 +163,16 @@ def test_added_parameters_are_keyword_only_and_off(cls):
     assert {p.kind for p in added} == {inspect.Parameter.KEYWORD_ONLY}
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", RESIDUAL)
+def test_residual_parameters_are_keyword_only_and_can_be_searched(cls):
+    parameters = inspect.signature(cls).parameters.values()
+    assert {p.kind for p in parameters} == {inspect.Parameter.KEYWORD_ONLY}
+    tuples = [p.name for p in parameters if isinstance(p.default, tuple)]
+    assert tuples == ["embedding_scale"]  # takes one number as well
+    assert "partial_fit" not in dir(cls)
+
+
+@pytest.mark.parametrize("cls", NETWORKS)
 def test_every_parameter_has_a_constraint(cls):
     assert set(cls._parameter_constraints) == set(inspect.signature(cls).parameters)
 
@@ -165,7 +193,7 @@ def test_methods_take_what_scikit_learns_take(cls):
                 assert list(ours)[position] == parameter.name, name
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", NETWORKS)
 def test_fit_takes_a_validation_set_by_keyword(cls):
     parameters = inspect.signature(cls.fit).parameters
     expected = ["self", "X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val"]
@@ -175,19 +203,21 @@ def test_fit_takes_a_validation_set_by_keyword(cls):
         assert parameters[name].default is None
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", NETWORKS)
 def test_class_docstring(cls):
     found = sections(cls.__doc__)
     assert {"Parameters", "Attributes", "Examples"} <= set(found)
     parameters = found["Parameters"]
     assert list(parameters) == list(inspect.signature(cls).parameters)
     assert [name for name, text in parameters.items() if not text] == []
-    wanted = FITTED | ({"classes_"} if cls is MLPClassifier else set())
+    wanted = FITTED if cls in ESTIMATORS else RESIDUAL_FITTED
+    if "Classifier" in cls.__name__:
+        wanted = wanted | {"classes_"}
     assert wanted - set(found["Attributes"]) == set()
     assert [name for name, text in found["Attributes"].items() if not text] == []
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", NETWORKS)
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_every_fitted_attribute_is_documented(cls, early_stopping):
     X = [[i / 40, (i % 7) / 7] for i in range(80)]
@@ -234,7 +264,7 @@ def test_doctests(module):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", NETWORKS)
 def test_class_examples_are_run(cls):
     """The examples are found at the class: a lazy name or a wrapper could hide them."""
     finder = doctest.DocTestFinder(recurse=False)
@@ -242,7 +272,7 @@ def test_class_examples_are_run(cls):
     assert found.examples
 
 
-@pytest.mark.parametrize("cls", ESTIMATORS)
+@pytest.mark.parametrize("cls", NETWORKS)
 def test_constructor_stores_and_nothing_else(cls):
     net = cls()
     assert vars(net) == net.get_params()

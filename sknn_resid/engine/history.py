@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -60,7 +61,10 @@ class EpochView:
     lowered_rate : float or None
         The new learning rate, where a plateau lowered it.
     weights : callable
-        Gives (coefs, intercepts) as fresh copies, in scikit-learn's shapes.
+        Gives fresh copies: (coefs, intercepts) in scikit-learn's shapes, or the named arrays of a
+        residual network.
+    parameters : callable
+        Gives a fresh copy of the flat parameters that were judged (averages, where they are kept).
     """
 
     epoch: int
@@ -70,7 +74,8 @@ class EpochView:
     learning_rate: float
     reason: StopReason | None
     lowered_rate: float | None
-    weights: Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]
+    weights: Callable[[], Any]
+    parameters: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,12 @@ class ValidationView:
     loss : float
         Validation loss as reported.
     weights : callable
-        Gives (coefs, intercepts) as fresh copies.
+        As in `EpochView`.
     """
 
     logits: np.ndarray
     loss: float
-    weights: Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]
+    weights: Callable[[], Any]
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.optimize
@@ -13,9 +13,9 @@ import torch
 from sknn_resid.engine.data import TrainingData, ValidationData, as_tensor
 from sknn_resid.engine.history import EpochView, Resume, StopReason, ValidationView
 from sknn_resid.engine.optimizers import OptimizerState
-from sknn_resid.engine.spec import NetworkSpec, TrainSpec
+from sknn_resid.engine.spec import AnySpec, TrainSpec
 
-EpochWeights = Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]
+EpochWeights = Callable[[], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +24,11 @@ class TrainJob:
 
     Attributes
     ----------
-    network : NetworkSpec
+    network : NetworkSpec or ResidualSpec
     train : TrainSpec
     data : TrainingData
     params : ndarray of shape (P,)
-        Initial parameters in the order of `network.Layout`.
+        Initial parameters in the order of `network.Layout` or `residual_layout.ResidualLayout`.
     rng : RandomState
         Draws the permutation of each epoch.
     rng_is_shared : bool
@@ -43,12 +43,15 @@ class TrainJob:
         ``on_epoch(view) -> bool``: True stops this model.
     resume : Resume
     device : torch.device
+    input_scale : ndarray of shape (D,) or None
+        Residual networks: factor of each column of X, so that the members of a committee may see
+        the same rows at different strength. None for 1.
     team : object or None
         Jobs that hold the same object are trained in one stack whatever its size, in lockstep: what
         is decided for an ensemble as a whole, in ``on_epoch``, needs all members at one epoch.
     """
 
-    network: NetworkSpec
+    network: AnySpec
     train: TrainSpec
     data: TrainingData
     params: np.ndarray
@@ -60,6 +63,7 @@ class TrainJob:
     on_epoch: Callable[[EpochView], bool] | None = None
     resume: Resume = field(default_factory=Resume)
     device: torch.device = torch.device("cpu")
+    input_scale: np.ndarray | None = None
     team: object | None = None
 
 

@@ -24,6 +24,7 @@ from sknn_resid.engine.job import TrainJob, TrainResult, target_tensor
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.network import Layout, StackedNetwork
 from sknn_resid.engine.slots import SlotBank, gather_tensor
+from sknn_resid.engine.spec import AnySpec, NetworkSpec
 from sknn_resid.engine.validation import epoch_view, judge
 
 CHUNK_ROWS = 8192  # rows per pass: bounds the memory of the activations
@@ -32,9 +33,9 @@ CHUNK_ROWS = 8192  # rows per pass: bounds the memory of the activations
 class _Objective:
     """Loss and gradient over all rows, gathered chunk by chunk."""
 
-    def __init__(self, job: TrainJob, poll: Callable[[], None] | None) -> None:
+    def __init__(self, job: TrainJob, poll: Callable[[], None] | None = None) -> None:
         self.job, self._poll = job, poll
-        spec = job.network
+        spec = dense(job.network)
         params_MP = torch.from_numpy(job.params.astype(np.float64))[None].to(job.device)
         n = job.data.n_rows
         chunk = min(n, CHUNK_ROWS)
@@ -133,14 +134,21 @@ class _Watcher:
         elif progress.n_epochs >= job.train.max_epochs:
             progress.reason = StopReason.MAX_EPOCHS
         if job.on_epoch is not None:
-            view = epoch_view(progress, self.loss, math.nan, self._weights)
+            view = epoch_view(progress, self.loss, math.nan, self._weights, self.x.copy)
             if job.on_epoch(view) and progress.reason is None:
                 progress.reason = StopReason.CALLBACK
         if progress.reason in (StopReason.MAX_TIME, StopReason.CALLBACK):
             raise StopIteration
 
     def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        return Layout(self.job.network.layer_sizes).unpack(self.x.copy())
+        return Layout(dense(self.job.network).layer_sizes).unpack(self.x.copy())
+
+
+def dense(spec: AnySpec) -> NetworkSpec:
+    """The spec, if it is one of a dense network: others have random steps and batch statistics."""
+    if not isinstance(spec, NetworkSpec):
+        raise TypeError("L-BFGS trains dense networks only; choose another optimizer.")
+    return spec
 
 
 def minimise(job: TrainJob, poll: Callable[[], None] | None = None) -> TrainResult:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -22,8 +24,8 @@ from torch import Tensor
 from sknn_resid.engine.data import RowOrder
 from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import Outcome, TrainJob, TrainResult
-from sknn_resid.engine.network import Layout
-from sknn_resid.engine.stack import Member, Stack, new_member
+from sknn_resid.engine.stack import Member, Stack, new_member, rows_per_epoch
+from sknn_resid.engine.structure import unpacked
 from sknn_resid.engine.validation import epoch_view, judge
 
 
@@ -50,7 +52,7 @@ class _Run:
         progress = self.progress
         assert progress.reason is not None
         diverged = progress.reason is StopReason.DIVERGED
-        params = progress.best_params(diverged=diverged) if best else member.params_P
+        params = progress.best_params(diverged=diverged) if best else member.judged_P
         self.outcome = TrainResult(
             params=params.cpu().numpy().copy(),
             loss_curve=progress.loss_curve,
@@ -108,6 +110,7 @@ def train_stack(
         One outcome a job, in the order of ``paths``.
     """
     started = time.monotonic()
+    paths = [[_within_steps(job) for job in jobs] for jobs in paths]
     common = _common_order(paths[0][0]) if shared_rows else None
     models = [
         _Model(jobs, _common_order(jobs[0]) if common is None and len(jobs) > 1 else common)
@@ -174,12 +177,14 @@ def _end_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> 
 
 def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> None:
     progress, job = run.progress, run.job
-    params_P = stack.params_M[m]
+    params_P, judged_P = stack.params_M[m], stack.judged_M[m]
     rate = progress.rate
-    finite = progress.record_loss(loss, run.n_rows, params_P)
-    if job.validation is not None:
-        weights = partial(_copy_weights, job, params_P)
-        progress.record_score(*judge(job, params_P, weights), params_P)
+    finite = progress.record_loss(loss, run.n_rows, judged_P)
+    due = progress.n_epochs % job.train.judge_every == 0
+    judged = job.validation is not None and (due or progress.n_epochs >= job.train.max_epochs)
+    if judged:
+        weights = partial(_copy_weights, job, judged_P)
+        progress.record_score(*judge(job, judged_P, weights), judged_P)
     if finite:
         progress.end_epoch(job.train.optimizer.learning_rate)
     else:
@@ -188,7 +193,9 @@ def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) 
     if progress.reason is None and limit is not None and seconds >= limit:
         progress.reason = StopReason.MAX_TIME
     if job.on_epoch is not None:
-        view = epoch_view(progress, loss, rate, partial(_copy_weights, job, params_P))
+        weights = partial(_copy_weights, job, judged_P)
+        parameters = partial(_copy_params, judged_P)
+        view = epoch_view(progress, loss, rate, weights, parameters, judged=judged)
         if job.on_epoch(view) and progress.reason is None:
             progress.reason = StopReason.CALLBACK
     if progress.reason is None:
@@ -199,6 +206,21 @@ def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) 
     run.finish(stack.member(m, progress.rate), best=best)
 
 
-def _copy_weights(job: TrainJob, params_P: Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The current weights as fresh copies, in scikit-learn's shapes."""
-    return Layout(job.network.layer_sizes).unpack(params_P.cpu().numpy().copy())
+def _within_steps(job: TrainJob) -> TrainJob:
+    """The job with its budget of steps, if it has one, as a number of epochs."""
+    if job.train.max_steps is None:
+        return job
+    per_epoch = -(-rows_per_epoch(job) // job.train.batch_size)
+    epochs = max(1, -(-job.train.max_steps // per_epoch))
+    train = replace(job.train, max_epochs=min(job.train.max_epochs, epochs))
+    return replace(job, train=train)
+
+
+def _copy_params(params_P: Tensor) -> np.ndarray:
+    """The current weights as a fresh flat row."""
+    return params_P.cpu().numpy().copy()
+
+
+def _copy_weights(job: TrainJob, params_P: Tensor) -> Any:
+    """The current weights as fresh copies, by layer or by name."""
+    return unpacked(job.network, _copy_params(params_P))

@@ -31,6 +31,7 @@ from sknn_resid.engine.kernels import (
     add_row,
     affine,
     affine_columns,
+    clip_norms,
     matmul,
     sum_rows,
     sum_squares,
@@ -39,8 +40,6 @@ from sknn_resid.engine.slots import BatchSlot, SparseRows
 from sknn_resid.engine.spec import NetworkSpec
 
 _Bound = TypeVar("_Bound")
-
-CLIP_TINY = 1e-30  # keeps 0 / 0 out of the clipping factor
 
 
 @dataclass(frozen=True)
@@ -294,11 +293,4 @@ class StackedNetwork:
 
     def bind_clipping(self, clip_M: Tensor) -> list[Op]:
         """Scale each model's gradient to a norm of at most ``clip_M`` (Pascanu et al. 2013)."""
-        norm_M1 = torch.empty_like(clip_M)[:, None]
-
-        def clip() -> None:
-            torch.linalg.vector_norm(self.grads_MP, dim=1, keepdim=True, out=norm_M1)
-            scale_M1 = clip_M[:, None] / norm_M1.clamp_min(CLIP_TINY)
-            self.grads_MP.mul_(scale_M1.clamp_max(1.0))
-
-        return [clip]
+        return [clip_norms(self.grads_MP, clip_M)]

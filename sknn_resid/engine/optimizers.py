@@ -9,6 +9,7 @@ References
 ----------
 SGD with momentum: Polyak (1964), Nesterov (1983), in the form of Sutskever et al. (2013).
 Adam: Kingma and Ba (2015), algorithm 1. AdamW: Loshchilov and Hutter (2019), algorithm 2.
+Muon: Jordan et al. (2024).
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknn_resid.engine.network import StackedNetwork
+from sknn_resid.engine.kernels import Op
+from sknn_resid.engine.newton_schulz import orthogonalize
+from sknn_resid.engine.residual_network import StackedResidualNetwork
 from sknn_resid.engine.spec import OptimizerKind, OptimizerSpec
+from sknn_resid.engine.structure import AnyNetwork
 
 _ALL = slice(0, None)
 
@@ -41,7 +45,7 @@ class OptimizerState:
     steps : int
         Updates made so far.
     moments : tuple of ndarray of shape (P,)
-        (velocity,) for SGD, (first, second) for Adam.
+        (velocity,) for SGD, (first, second) for Adam; Muon's velocity lies in the first.
     """
 
     kind: OptimizerKind
@@ -55,11 +59,11 @@ class StackOptimizer(ABC):
 
     Parameters
     ----------
-    network : StackedNetwork
+    network : StackedNetwork or StackedResidualNetwork
     specs : sequence of OptimizerSpec
         One per model, all of one kind.
     decays : sequence of float
-        Decoupled weight decay of each model (AdamW only).
+        Decoupled weight decay of each model (AdamW, and AdamW's part in Muon).
     states : sequence of (OptimizerState or None)
         Where each model goes on from.
     """
@@ -68,7 +72,7 @@ class StackOptimizer(ABC):
 
     def __init__(
         self,
-        network: StackedNetwork,
+        network: AnyNetwork,
         specs: Sequence[OptimizerSpec],
         decays: Sequence[float],
         states: Sequence[OptimizerState | None],
@@ -170,12 +174,26 @@ class _Adam(StackOptimizer):
 
     def __init__(
         self,
-        network: StackedNetwork,
+        network: AnyNetwork,
         specs: Sequence[OptimizerSpec],
         decays: Sequence[float],
         states: Sequence[OptimizerState | None],
     ) -> None:
         super().__init__(network, specs, decays, states)
+        self._rule = _AdamRule(self._params, self._grads, self.moments, 0, self._n_weights)
+
+    def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
+        self._rule.update(rows, spec, decay, rate, t)
+
+
+class _AdamRule:
+    """Adam's update of the columns from ``first`` on; those before ``n_weights`` decay."""
+
+    def __init__(
+        self, params: Tensor, grads: Tensor, moments: Sequence[Tensor], first: int, n_weights: int
+    ) -> None:
+        self._buffers = (params, grads, *moments)
+        self._params, self._first, self._n_weights = params, first, n_weights
         # A private kernel of torch, twice as fast as the public operations below on small nets.
         self._fused = getattr(torch, "_fused_adam_", None)
         if self._params.device.type not in ("cpu", "cuda"):
@@ -187,19 +205,20 @@ class _Adam(StackOptimizer):
         self._set_t = self._t.numpy().fill if on_cpu else self._t.fill_
         self._kernels: dict[tuple[int | None, int | None], Callable[..., object]] = {}
 
-    def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
+    def update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
+        """Update the models ``rows``; t counts this step."""
         if decay > 0:
-            self._params[rows, : self._n_weights].mul_(1 - rate * decay)
+            self._params[rows, self._first : self._n_weights].mul_(1 - rate * decay)
         root = math.sqrt(1 - spec.beta_2**t)
         if self._fused is not None:
             self._set_t(t)
             self._bound_kernel(rows, spec)(lr=rate, eps=spec.epsilon / root)
             return
-        p, g, m, v = self._slice_views(rows)
-        m[0].lerp_(g[0], 1 - spec.beta_1)
-        v[0].mul_(spec.beta_2).addcmul_(g[0], g[0], value=1 - spec.beta_2)
         step = rate * root / (1 - spec.beta_1**t)
-        p[0].addcdiv_(m[0], v[0].sqrt().add_(spec.epsilon), value=-step)
+        for p, g, m, v in zip(*self._slice_views(rows), strict=True):
+            m.lerp_(g, 1 - spec.beta_1)
+            v.mul_(spec.beta_2).addcmul_(g, g, value=1 - spec.beta_2)
+            p.addcdiv_(m, v.sqrt().add_(spec.epsilon), value=-step)
 
     def _bound_kernel(self, rows: slice, spec: OptimizerSpec) -> Callable[..., object]:
         """The fused kernel with everything that stays the same for these models."""
@@ -214,7 +233,7 @@ class _Adam(StackOptimizer):
                 m,
                 v,
                 [],
-                [self._t],
+                [self._t] * len(p),
                 beta1=spec.beta_1,
                 beta2=spec.beta_2,
                 weight_decay=0.0,
@@ -224,16 +243,103 @@ class _Adam(StackOptimizer):
         return self._kernels[key]
 
     def _slice_views(self, rows: slice) -> list[list[Tensor]]:
-        return [[buffer[rows]] for buffer in (self._params, self._grads, *self.moments)]
+        """Contiguous pieces of each buffer (the kernel takes no strides): one, or one a model."""
+        if self._first == 0:
+            return [[buffer[rows]] for buffer in self._buffers]
+        return [[row[self._first :] for row in buffer[rows]] for buffer in self._buffers]
+
+
+class _Muon(StackOptimizer):
+    """Matrices inside blocks: v = mu v + g; W -= rate s N(g + mu v), N from `newton_schulz`.
+
+    s = sqrt(max(1, out / in)) for a matrix (in, out); the weights are first shrunk by
+    1 - rate * decay. The rate is ``hidden_learning_rate`` times the factor of the schedule; all
+    other parameters are AdamW's.
+    """
+
+    n_moments = 2
+
+    def __init__(
+        self,
+        network: AnyNetwork,
+        specs: Sequence[OptimizerSpec],
+        decays: Sequence[float],
+        states: Sequence[OptimizerState | None],
+    ) -> None:
+        super().__init__(network, specs, decays, states)
+        if not isinstance(network, StackedResidualNetwork):
+            raise TypeError("Muon updates the blocks of residual networks; this one has none.")
+        self._runs, self._n_hidden = network.layout.runs, network.layout.n_matrices
+        self._rule = _AdamRule(
+            self._params, self._grads, self.moments, self._n_hidden, self._n_weights
+        )
+        self._programs: dict[tuple[int | None, int | None], tuple[list[Op], Tensor]] = {}
+
+    def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
+        self._rule.update(rows, spec, decay, rate, t)
+        if self._n_hidden == 0:
+            return
+        key = (rows.start, rows.stop)
+        if key not in self._programs:
+            self._programs[key] = self._bind(rows, spec.hidden_momentum)
+        program, direction = self._programs[key]
+        for op in program:
+            op()
+        hidden_rate = spec.hidden_learning_rate * rate / spec.learning_rate
+        p = self._params[rows, : self._n_hidden]
+        if spec.hidden_decay > 0:
+            p.mul_(1 - hidden_rate * spec.hidden_decay)
+        p.add_(direction, alpha=-hidden_rate)
+
+    def _bind(self, rows: slice, momentum: float) -> tuple[list[Op], Tensor]:
+        """Operations that leave the direction of these models' step in the returned memory."""
+        g = self._grads[rows, : self._n_hidden]
+        v = self.moments[0][rows, : self._n_hidden]
+        direction = torch.zeros_like(g, memory_format=torch.contiguous_format)
+        ops: list[Op] = [
+            partial(v.mul_, momentum),
+            partial(v.add_, g),
+            partial(torch.add, g, v, alpha=momentum, out=direction),
+        ]
+        n_models, batches = len(g), self._batches(direction)
+        for (i, j), pieces in batches.items():
+            sizes = [n_models * count for _, count, _ in pieces]
+            stacked = direction.new_zeros((sum(sizes), i, j))
+            parts = stacked.split(sizes)
+            for (view, _, _), part in zip(pieces, parts, strict=True):
+                ops.append(partial(part.view(view.shape).copy_, view))
+            rounds, result = orthogonalize(stacked)
+            ops += rounds
+            for (view, _, scale), part in zip(pieces, result.split(sizes), strict=True):
+                ops.append(partial(torch.mul, part.view(view.shape), scale, out=view))
+        return ops, direction
+
+    def _batches(self, direction: Tensor) -> dict[tuple[int, int], list[tuple[Tensor, int, float]]]:
+        """Views of the matrices (M, count, i, j), i <= j, by (i, j): equal ones are one batch.
+
+        A matrix and its transpose have the same rounds, so each lies on its long side.
+        """
+        batches: dict[tuple[int, int], list[tuple[Tensor, int, float]]] = {}
+        for run in self._runs:
+            rows_in, out = run.shape
+            flat = direction[:, run.start : run.start + run.count * rows_in * out]
+            view = flat.view(len(direction), run.count, rows_in, out)
+            view = view if rows_in <= out else view.mT
+            scale = math.sqrt(max(1.0, out / rows_in))
+            i, j = view.shape[2:]
+            batches.setdefault((i, j), []).append((view, run.count, scale))
+        return batches
 
 
 def make_optimizer(
-    network: StackedNetwork,
+    network: AnyNetwork,
     specs: Sequence[OptimizerSpec],
     decays: Sequence[float],
     states: Sequence[OptimizerState | None],
 ) -> StackOptimizer:
     """The update rule that the specs name (one kind for the whole stack)."""
+    if specs[0].kind is OptimizerKind.MUON:
+        return _Muon(network, specs, decays, states)
     if specs[0].kind is OptimizerKind.ADAMW:
         return _Adam(network, specs, decays, states)
     make = _SGD if specs[0].kind is OptimizerKind.SGD else _Adam

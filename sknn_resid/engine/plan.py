@@ -18,6 +18,7 @@ from sknn_resid.engine.alike import Likeness
 from sknn_resid.engine.job import TrainJob
 from sknn_resid.engine.losses import CallableLoss
 from sknn_resid.engine.spec import OptimizerKind, stack_key
+from sknn_resid.engine.structure import layout_of, numbers_per_row
 
 # Bytes that a step of a stack goes through on a CPU: activations and deltas of a batch, parameters,
 # gradients, moments. See docs/architecture.md for the measurement.
@@ -75,7 +76,7 @@ def plan_stacks(likes: Sequence[Likeness], n_workers: int) -> list[StackPlan]:
 
 def step_flops(job: TrainJob) -> float:
     """Work of a step of one model: forward, gradient and delta are a product each."""
-    return 6.0 * job.network.n_params * _batch_rows(job)
+    return 6.0 * layout_of(job.network).n_params * _batch_rows(job)
 
 
 def models_per_stack(job: TrainJob) -> int:
@@ -89,10 +90,10 @@ def models_per_stack(job: TrainJob) -> int:
 def _bytes(job: TrainJob) -> int:
     """Memory of one model: activations and deltas; parameters, gradients and two moments."""
     network = job.network
-    per_row = network.step_width
+    per_row = numbers_per_row(network)
     if job.device.type != "cpu":
         per_row += job.data.n_features
-    return network.dtype.itemsize * (_batch_rows(job) * per_row + 4 * network.n_params)
+    return network.dtype.itemsize * (_batch_rows(job) * per_row + 4 * layout_of(network).n_params)
 
 
 def _batch_rows(job: TrainJob) -> int:

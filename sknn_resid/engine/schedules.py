@@ -96,6 +96,21 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True)
+class FlatCosine(Schedule):
+    """factor = 1 for the first half, then (1 + cos(pi u)) / 2, u from 0 to 1 over the second.
+
+    The "flat_cos" of Holzmueller et al. (2024), Better by default.
+    """
+
+    flat: float = 0.5
+
+    def _shape(self, first_step: int, n_steps: int, horizon: int) -> np.ndarray | None:
+        steps = np.arange(first_step, first_step + n_steps)
+        part = (steps / horizon - self.flat) / (1 - self.flat)
+        return 0.5 * (1 + np.cos(math.pi * np.clip(part, 0.0, 1.0)))
+
+
+@dataclass(frozen=True)
 class OneCycle(Schedule):
     """Half a cosine up from 1/25 to 1 over the first 30 %, then half a cosine down to 1e-4 / 25.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
+from typing import TypeAlias
 
 import torch
 
 from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.losses import Loss
+from sknn_resid.engine.residual_spec import ResidualSpec
 from sknn_resid.engine.schedules import Schedule
 
 
@@ -23,6 +24,7 @@ class OptimizerKind(Enum):
     SGD = "sgd"
     ADAM = "adam"
     ADAMW = "adamw"
+    MUON = "muon"
     LBFGS = "lbfgs"
 
 
@@ -53,16 +55,6 @@ class NetworkSpec:
     def n_outputs(self) -> int:
         return self.layer_sizes[-1]
 
-    @property
-    def n_params(self) -> int:
-        """Number of weights and biases."""
-        return sum((i + 1) * o for i, o in pairwise(self.layer_sizes))
-
-    @property
-    def step_width(self) -> int:
-        """Numbers that a step holds for each row: activations and their derivatives."""
-        return 2 * sum(self.layer_sizes[1:])
-
 
 @dataclass(frozen=True)
 class OptimizerSpec:
@@ -77,6 +69,9 @@ class OptimizerSpec:
         For SGD.
     beta_1, beta_2, epsilon : float
         For Adam and AdamW. Epsilon is scikit-learn's: not bias-corrected.
+    hidden_learning_rate, hidden_momentum, hidden_decay : float
+        For Muon's own part, the matrices inside the blocks of a residual network; the rate follows
+        the same schedule, and the decay is decoupled. All other parameters are AdamW's.
     """
 
     kind: OptimizerKind
@@ -86,6 +81,9 @@ class OptimizerSpec:
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
+    hidden_learning_rate: float = 0.02
+    hidden_momentum: float = 0.95
+    hidden_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class TrainSpec:
     schedule : Schedule
     penalty : float
         L2 penalty alpha: 1/2 alpha |W|^2 / (sum of weights of the batch) is added to the objective;
-        biases are free. With AdamW it is decoupled from the gradient.
+        biases are free. With AdamW and Muon it is decoupled from the gradient.
     batch_size : int
         At most the number of rows.
     max_epochs : int
@@ -113,7 +111,11 @@ class TrainSpec:
         False only counts (scikit-learn's ``partial_fit``).
     shuffle : bool
     dropout : float
-        Probability that a hidden unit is dropped.
+        Probability that a hidden unit is dropped: for each row by itself in a dense network; in a
+        residual one for all rows of a step alike, so that a weight of two stays a row twice.
+    drop_path : float
+        Residual networks: probability that the last block's branch is left out of a step; block l
+        of L has l / L times as much (Huang et al. 2016).
     clip_norm : float or None
         Largest norm of a model's whole gradient.
     label_smoothing : float
@@ -121,6 +123,16 @@ class TrainSpec:
         No epoch starts later than this.
     max_evaluations : int
         For L-BFGS.
+    max_steps : int or None
+        No epoch begins after so many steps: the budget is the smaller of the two.
+    drop_last : bool
+        A short last batch is left out of each epoch, unless it is the only one. Batch statistics of
+        a handful of rows are worth nothing.
+    average_horizon : float
+        Fraction of all planned steps over which weights are averaged exponentially; 0 does not.
+        Where it is not 0, the averages are judged, kept and returned.
+    judge_every : int
+        Epochs between two looks at the validation part; the last epoch always has one.
     """
 
     optimizer: OptimizerSpec
@@ -139,9 +151,17 @@ class TrainSpec:
     label_smoothing: float = 0.0
     max_seconds: float | None = None
     max_evaluations: int = 15000
+    drop_path: float = 0.0
+    max_steps: int | None = None
+    drop_last: bool = False
+    average_horizon: float = 0.0
+    judge_every: int = 1
 
 
-def stack_key(network: NetworkSpec, train: TrainSpec) -> tuple[object, ...]:
+AnySpec: TypeAlias = NetworkSpec | ResidualSpec
+
+
+def stack_key(network: AnySpec, train: TrainSpec) -> tuple[object, ...]:
     """What two jobs must share to be trained in one stack."""
     return (
         network,
@@ -149,5 +169,8 @@ def stack_key(network: NetworkSpec, train: TrainSpec) -> tuple[object, ...]:
         train.optimizer.nesterov,
         train.batch_size,
         train.dropout > 0,
+        train.drop_path > 0,
+        train.drop_last,
+        train.average_horizon > 0,
         train.clip_norm is not None,
     )

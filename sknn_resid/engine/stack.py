@@ -10,10 +10,10 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.averaging import AverageState, StackAverage
 from sknn_resid.engine.data import Features, RowOrder, as_tensor, is_mapped
 from sknn_resid.engine.job import TrainJob, target_tensor
 from sknn_resid.engine.kernels import Op
-from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
 from sknn_resid.engine.slots import (
     Gather,
@@ -24,6 +24,7 @@ from sknn_resid.engine.slots import (
     slots_per_segment,
 )
 from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.engine.structure import input_dtype, make_network
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,12 @@ class Member:
     generator: torch.Generator
     params_P: Tensor
     optimizer: OptimizerState | None
+    average: AverageState | None = None
+
+    @property
+    def judged_P(self) -> Tensor:
+        """The weights that count: averages where they are kept."""
+        return self.params_P if self.average is None else self.average.params_P
 
 
 def new_member(job: TrainJob, order: RowOrder | None = None) -> Member:
@@ -84,31 +91,42 @@ class Stack:
         self._jobs = jobs
         first = jobs[0]
         self.batch = max(min(job.train.batch_size, job.data.n_rows) for job in jobs)
-        self.network = StackedNetwork(
+        self.network = make_network(
             first.network,
             torch.stack([member.params_P for member in members]),
             self.batch,
-            [job.train.dropout for job in jobs],
+            [job.train for job in jobs],
             [member.generator for member in members],
+            [job.input_scale for job in jobs],
         )
         self.params_M = list(self.network.params_MP)  # one view a model
         self._orders = [member.order for member in members]
         self._shared = len(members) > 1 and len({id(order) for order in self._orders}) == 1
         # Where rows, targets and weights come from: one member for all, or each for itself.
         self._sources = self.members[:1] if self._shared else self.members
-        self._counts = [job.data.n_rows for job in jobs]
+        self._counts = [rows_per_epoch(job) for job in jobs]  # rows that take part in an epoch
+        self._whole = all(job.data.n_rows <= self.batch for job in jobs)
         self._n_rows = np.array(self._counts)
         self._n_batches, self._tail = max_rows_per_batch(list(self._n_rows), self.batch)
         self._weighted = any(job.data.weight is not None for job in jobs)
         self._even = not self._weighted and len(set(self._n_rows)) == 1
-        adamw = first.train.optimizer.kind is OptimizerKind.ADAMW
-        self._penalty_M = np.array([0.0 if adamw else job.train.penalty for job in jobs])
+        decoupled = first.train.optimizer.kind in (OptimizerKind.ADAMW, OptimizerKind.MUON)
+        self._penalty_M = np.array([0.0 if decoupled else job.train.penalty for job in jobs])
         self.optimizer = make_optimizer(
             self.network,
             [job.train.optimizer for job in jobs],
             [job.train.penalty for job in jobs],
             [member.optimizer for member in members],
         )
+        self._average: StackAverage | None = None
+        if first.train.average_horizon > 0:
+            self._average = StackAverage(
+                self.network.params_MP,
+                [job.train.average_horizon * planned_steps(job) for job in jobs],
+                [member.average for member in members],
+            )
+        judged = self.network.params_MP if self._average is None else self._average.params_MP
+        self.judged_M = list(judged)  # the weights that are judged and kept
         self._penalised = bool((self._penalty_M > 0).any())
         self._smoothing_M = None
         if any(job.train.label_smoothing > 0 for job in jobs):
@@ -140,7 +158,7 @@ class Stack:
             job.data.y.shape[1],
             codes=job.network.loss.codes,
             dtype=job.network.dtype,
-            product_dtype=job.network.product_dtype,
+            product_dtype=input_dtype(job.network),
             device=job.device,
             sparse=scipy.sparse.issparse(job.data.X) and job.device.type == "cpu",
             shared=self._shared,
@@ -217,7 +235,7 @@ class Stack:
         for m in running[:1] if self._shared else running:
             # Its own number of batches counts, not that of its neighbours: alone or beside others,
             # a model whose one batch holds every row keeps their order.
-            if self._counts[m] > self.batch or self.members[m].job.rng_is_shared:
+            if self.members[m].job.data.n_rows > self.batch or self.members[m].job.rng_is_shared:
                 self._orders[m].next_epoch()
         # A diverging model overflows; the loss tells, numpy need not warn of it as well.
         with np.errstate(all="ignore"):
@@ -231,7 +249,7 @@ class Stack:
             if self._poll is not None:
                 self._poll()
             # One batch that holds every row is loaded once: the order of its rows does not matter.
-            stays = self._loaded and self._n_batches == 1
+            stays = self._loaded and self._whole
             if not stays:
                 self._load(segment)
             active = None if self._even else self._live_Mb[:, segment.batches].T.tolist()
@@ -244,6 +262,8 @@ class Stack:
                 if factors_M is not None:
                     rates = _scaled(rates_M, factors_M, segment.batches.start + g)
                 step(rates, None if active is None else active[g])
+                if self._average is not None:
+                    self._average.update(None if active is None else active[g])
             self._note_values(segment)
         return self._epoch_loss()
 
@@ -334,7 +354,19 @@ class Stack:
         old = self.members[m]
         params_P = self.network.params_MP[m].clone()
         state = self.optimizer.export(m, learning_rate)
-        return Member(old.job, old.order, old.generator, params_P, state)
+        average = None if self._average is None else self._average.export(m)
+        return Member(old.job, old.order, old.generator, params_P, state, average)
+
+
+def rows_per_epoch(job: TrainJob) -> int:
+    """Rows that take part in an epoch: all, or those of full batches."""
+    n, batch = job.data.n_rows, job.train.batch_size
+    return n - n % batch if job.train.drop_last and n > batch else n
+
+
+def planned_steps(job: TrainJob) -> int:
+    """Steps of the whole training, if nothing stops it."""
+    return job.train.max_epochs * -(-rows_per_epoch(job) // job.train.batch_size)
 
 
 def _scaled(
@@ -358,6 +390,6 @@ def _features_on_device(jobs: Sequence[TrainJob]) -> list[Features]:
         if id(X) not in sent:
             send = job.device.type != "cpu" and isinstance(X, np.ndarray) and not is_mapped(X)
             tensor = as_tensor(np.asarray(X)) if send else None
-            dtype = job.network.product_dtype
+            dtype = input_dtype(job.network)
             sent[id(X)] = X if tensor is None else tensor.to(job.device, dtype)
     return [sent[id(job.data.X)] for job in jobs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,14 +14,14 @@ from sknn_resid.engine.fitted import FittedNetwork
 from sknn_resid.engine.history import EpochView, Progress, ValidationView
 from sknn_resid.engine.job import EpochWeights, TrainJob
 from sknn_resid.engine.network import Layout
+from sknn_resid.engine.residual_fitted import FittedResidual, training_statistics
+from sknn_resid.engine.residual_spec import ResidualSpec
 
 
 def judge(job: TrainJob, params_P: Tensor, weights: EpochWeights) -> tuple[float, float]:
     """Validation score (not a number where an output is not finite) and validation loss."""
     assert job.validation is not None
-    coefs, intercepts = Layout(job.network.layer_sizes).unpack(params_P.cpu().numpy())
-    network = FittedNetwork(coefs, intercepts, job.network.activations, job.network.loss)
-    logits = network.logits(job.validation.X, job.device)
+    logits = _validation_logits(job, params_P)
     loss = _validation_loss(job, logits)
     score = math.nan
     if job.score is not None and np.isfinite(logits).all():
@@ -28,11 +29,36 @@ def judge(job: TrainJob, params_P: Tensor, weights: EpochWeights) -> tuple[float
     return score, loss
 
 
+def _validation_logits(job: TrainJob, params_P: Tensor) -> np.ndarray:
+    """Raw outputs on the validation rows, shape (n, K), at these very weights.
+
+    The statistics of a batch normalization are those of the job's own training rows, measured with
+    the same weights.
+    """
+    assert job.validation is not None
+    spec, flat_P = job.network, params_P.cpu().numpy()
+    if not isinstance(spec, ResidualSpec):
+        coefs, intercepts = Layout(spec.layer_sizes).unpack(flat_P)
+        network = FittedNetwork(coefs, intercepts, spec.activations, spec.loss)
+        return network.logits(job.validation.X, job.device)
+    scale = None if job.input_scale is None else np.asarray(job.input_scale)[None]
+    statistics = training_statistics(job, flat_P)
+    fitted = FittedResidual(spec, flat_P[None], statistics[None], scale)
+    return fitted.logits(job.validation.X, job.device)[0]
+
+
 def epoch_view(
-    progress: Progress, loss: float, learning_rate: float, weights: EpochWeights
+    progress: Progress,
+    loss: float,
+    learning_rate: float,
+    weights: EpochWeights,
+    parameters: Callable[[], np.ndarray],
+    *,
+    judged: bool = True,
 ) -> EpochView:
-    """What callbacks see of an epoch that has just ended."""
-    scores, losses = progress.validation_scores, progress.validation_losses
+    """What callbacks see of an epoch that has just ended; ``judged`` if it had a validation."""
+    scores = progress.validation_scores if judged else []
+    losses = progress.validation_losses if judged else []
     return EpochView(
         epoch=progress.n_epochs,
         loss=loss,
@@ -42,6 +68,7 @@ def epoch_view(
         reason=progress.reason,
         lowered_rate=progress.lowered_rate,
         weights=weights,
+        parameters=parameters,
     )
 
 

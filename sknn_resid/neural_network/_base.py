@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from sknn_resid._device import resolve_device
@@ -44,6 +44,7 @@ from sknn_resid.neural_network._interrupt import inside_many_fits
 from sknn_resid.neural_network._monitor import (
     CallbackBridge,
     Score,
+    epoch_attributes,
     negative_loss,
     print_epoch,
     user_scorer,
@@ -51,6 +52,7 @@ from sknn_resid.neural_network._monitor import (
 from sknn_resid.neural_network._params import (
     activation_layers,
     initial_weights,
+    random_generator,
     train_spec,
     working_dtypes,
 )
@@ -136,7 +138,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         widths = self._check_parameters()
         check_validation_arguments(*validation)
         home = home_of(X)
-        rng = self._random_generator()
+        rng = random_generator(self.random_state)
         task = self._validated(
             X, y, sample_weight, validation, home, first_call=first_call, incremental=incremental
         )
@@ -152,8 +154,9 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             task = self._with_split(task, rng)
         bridge = None
         if not incremental:
-            state = network_attributes(network, self, task.probe)
-            bridge = CallbackBridge(self, X, y, sample_weight, state)
+            # scipy's minimiser may count its iterations differently from max_iter
+            max_epochs = None if self.solver == "lbfgs" else self.max_iter
+            bridge = CallbackBridge(self, X, y, sample_weight, max_epochs)
         resume = Resume() if first_call else resume_from(self, incremental=incremental)
         job = self._job(task, network, weights, rng, resume, bridge, incremental)
         if bridge is not None:
@@ -180,13 +183,6 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
                         f"Use solver='adam', or {name}={off!r}."
                     )
         return widths
-
-    def _random_generator(self) -> np.random.RandomState:
-        # None draws one seed from numpy's global state: the only global touch.
-        if self.random_state is None:
-            seed = np.random.mtrand._rand.randint(np.iinfo(np.int32).max)
-            return np.random.RandomState(seed)
-        return check_random_state(self.random_state)
 
     def _validated(
         self,
@@ -321,7 +317,11 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             dropout_seed=int(rng.randint(np.iinfo(np.int32).max)) if self.dropout > 0 else None,
             validation=validation,
             score=None if holdout is None else self._validation_score(task, holdout, network),
-            on_epoch=self._epoch_hook(bridge, spec.watch_validation),
+            on_epoch=self._epoch_hook(
+                bridge,
+                network_attributes(network, self, task.probe),
+                validated=spec.watch_validation,
+            ),
             resume=resume,
             device=torch.device(self.device_),
         )
@@ -343,7 +343,9 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             setattr(now, name, value)
         return user_scorer(now, metric, X, y, holdout.weight)
 
-    def _epoch_hook(self, bridge: CallbackBridge | None, validated: bool) -> Any:
+    def _epoch_hook(
+        self, bridge: CallbackBridge | None, state: dict[str, Any], *, validated: bool
+    ) -> Any:
         if bridge is not None and not bridge.active:
             bridge = None
         if not self.verbose and bridge is None:
@@ -352,7 +354,10 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         def hook(view: EpochView) -> bool:
             if self.verbose:
                 print_epoch(view, self, validated=validated)
-            return bridge is not None and bridge.end_epoch(view)
+            if bridge is None:
+                return False
+            attributes = partial(epoch_attributes, view, state)
+            return bridge.end_epoch(attributes, last=view.reason is not None)
 
         return hook
 

@@ -81,6 +81,12 @@ def print_epoch(view: EpochView, est: Any, *, validated: bool) -> None:
             print(f"{message} Setting learning rate to {view.lowered_rate:f}")
 
 
+def epoch_attributes(view: EpochView, state: dict[str, Any]) -> dict[str, Any]:
+    """Fitted attributes of an MLP as it is after this epoch."""
+    coefs, intercepts = view.weights()
+    return state | {"coefs_": coefs, "intercepts_": intercepts, "n_iter_": view.epoch}
+
+
 class CallbackBridge:
     """scikit-learn's callback protocol, one task an epoch.
 
@@ -89,10 +95,7 @@ class CallbackBridge:
     the one before and training goes on.
     """
 
-    def __init__(self, est: Any, X: Any, y: Any, weight: Any, state: dict[str, Any]) -> None:
-        self._state = state
-        # scipy's minimiser may count its iterations differently from max_iter
-        max_epochs = None if est.solver == "lbfgs" else est.max_iter
+    def __init__(self, est: Any, X: Any, y: Any, weight: Any, max_epochs: int | None) -> None:
         self._est, self._X, self._y = est, X, y
         self._metadata = None if weight is None else {"sample_weight": weight}
         self._context = est._init_callback_context(max_subtasks=max_epochs)
@@ -111,18 +114,20 @@ class CallbackBridge:
             estimator=self._est, X=self._X, y=self._y, metadata=self._metadata
         )
 
-    def end_epoch(self, view: EpochView) -> bool:
-        """Close the epoch's task; True if a callback asks to stop."""
+    def end_epoch(self, attributes: Callable[[], dict[str, Any]], *, last: bool) -> bool:
+        """Close the epoch's task; True if a callback asks to stop.
+
+        Parameters
+        ----------
+        attributes : callable
+            Gives the fitted attributes of the estimator as it is after this epoch.
+        last : bool
+            Whether training ends with this epoch anyway.
+        """
         if not self.active:
             return False
         if self._task is None:
             self._open()
-
-        def attributes() -> dict[str, Any]:
-            coefs, intercepts = view.weights()
-            weights = {"coefs_": coefs, "intercepts_": intercepts, "n_iter_": view.epoch}
-            return self._state | weights
-
         stop = self._task.call_on_fit_task_end(
             estimator=self._est,
             X=self._X,
@@ -131,7 +136,7 @@ class CallbackBridge:
             reconstruction_attributes=attributes,
         )
         self._task = None
-        if not stop and view.reason is None:
+        if not stop and not last:
             self._open()
         return bool(stop)
 

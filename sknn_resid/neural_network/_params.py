@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 
 from sknn_resid.engine.activations import (
     SELU_ALPHA,
@@ -153,6 +154,17 @@ def train_spec(
         max_seconds=None if est.max_time is None else float(est.max_time),
         max_evaluations=int(est.max_fun),
     )
+
+
+def random_generator(random_state: Any) -> np.random.RandomState:
+    """What a fit draws from.
+
+    None draws one seed from numpy's global state: the only global touch.
+    """
+    if random_state is None:
+        seed = np.random.mtrand._rand.randint(np.iinfo(np.int32).max)
+        return np.random.RandomState(seed)
+    return check_random_state(random_state)
 
 
 def working_dtypes(dtype: str | None, data_dtype: np.dtype) -> tuple[torch.dtype, torch.dtype]:

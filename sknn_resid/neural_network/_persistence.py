@@ -60,17 +60,7 @@ class Persistent:
         """
         check_is_fitted(self, "coefs_")
         arrays, meta = _pack(self)
-        contents: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **arrays}
-        # Written beside the target and moved, so that an interrupted save leaves the old file.
-        target = os.fspath(path)
-        partial = f"{target}.partial"
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, **contents)
-            os.replace(partial, target)
-        finally:
-            if os.path.exists(partial):
-                os.remove(partial)
+        write_model(path, arrays, meta)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Any:
@@ -91,28 +81,78 @@ class Persistent:
         ValueError
             If the file is not one of ours, or holds an estimator of another class.
         """
-        try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            meta = json.loads(str(arrays.pop("meta")))
-            known = meta["format"] == FORMAT
-        except OSError:
-            raise
-        except Exception as error:
-            raise ValueError(_foreign(path)) from error
-        if not known:
-            raise ValueError(_foreign(path))
-        if meta["format_version"] > FORMAT_VERSION:
-            raise ValueError(
-                f"{os.fspath(path)!r} was written by sknn_resid {meta['version']}, whose format "
-                f"{meta['format_version']} is newer than {FORMAT_VERSION}. Upgrade sknn_resid."
-            )
-        if meta["class"] != cls.__name__:
-            raise ValueError(
-                f"{os.fspath(path)!r} holds a {meta['class']}, not a {cls.__name__}: "
-                f"use {meta['class']}.load."
-            )
+        meta, arrays = read_model(path, cls.__name__)
         return _unpack(cls, meta, arrays)
+
+
+def write_model(
+    path: str | os.PathLike[str], arrays: dict[str, np.ndarray], meta: dict[str, Any]
+) -> None:
+    """One file of arrays and a JSON text, written beside the target and moved.
+
+    An interrupted save leaves the old file.
+    """
+    contents: dict[str, Any] = {"meta": np.array(json.dumps(meta)), **arrays}
+    target = os.fspath(path)
+    partial = f"{target}.partial"
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, **contents)
+        os.replace(partial, target)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def read_model(
+    path: str | os.PathLike[str], class_name: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """JSON part and arrays of a file that `write_model` wrote for this class.
+
+    Raises
+    ------
+    ValueError
+        If the file is not one of ours, is of a newer format, or holds another class.
+    """
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("meta")))
+        known = meta["format"] == FORMAT
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(_foreign(path)) from error
+    if not known:
+        raise ValueError(_foreign(path))
+    if meta["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{os.fspath(path)!r} was written by sknn_resid {meta['version']}, whose format "
+            f"{meta['format_version']} is newer than {FORMAT_VERSION}. Upgrade sknn_resid."
+        )
+    if meta["class"] != class_name:
+        raise ValueError(
+            f"{os.fspath(path)!r} holds a {meta['class']}, not a {class_name}: "
+            f"use {meta['class']}.load."
+        )
+    return meta, arrays
+
+
+def header(est: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What every file says first: format, version, class and parameters."""
+    params = est.get_params(deep=False)
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": __version__,
+        "class": type(est).__name__,
+        "params": {name: encode_value(name, value, arrays) for name, value in params.items()},
+    }
+
+
+def from_header(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    """The unfitted estimator with the parameters of the file."""
+    return cls(**{name: decode_value(value, arrays) for name, value in meta["params"].items()})
 
 
 def _foreign(path: str | os.PathLike[str]) -> str:
@@ -124,20 +164,13 @@ def _foreign(path: str | os.PathLike[str]) -> str:
 
 def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays: dict[str, np.ndarray] = {}
-    params = {}
-    for name, value in est.get_params(deep=False).items():
-        params[name] = _encode(name, value, arrays)
     meta: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "version": __version__,
-        "class": type(est).__name__,
-        "params": params,
+        **header(est, arrays),
         "scalars": {n: getattr(est, n) for n in _SCALARS if hasattr(est, n)},
         "curves": [n for n in _CURVES if getattr(est, n, None) is not None],
         "empty_curves": [n for n in _CURVES if getattr(est, n, 0) is None],
         "activations": [activation_name(a) for a in est._fitted_activations],
-        "loss": _encode_loss(est._fitted_loss),
+        "loss": encode_loss(est._fitted_loss),
         "n_weights": len(est.coefs_),
     }
     for name in meta["curves"]:
@@ -147,7 +180,7 @@ def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if hasattr(est, "feature_names_in_"):
         arrays["feature_names_in_"] = np.asarray(est.feature_names_in_, dtype=str)
     if hasattr(est, "_codec"):
-        _pack_codec(est._codec, arrays, meta)
+        pack_codec(est._codec, arrays, meta)
     state = getattr(est, "_optimizer", None)
     if state is not None and meta["scalars"].get("_streaming"):
         meta["optimizer"] = [state.kind.value, state.learning_rate, state.steps]
@@ -157,7 +190,7 @@ def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
-    est = cls(**{name: _decode(value, arrays) for name, value in meta["params"].items()})
+    est = from_header(cls, meta, arrays)
     for name, value in meta["scalars"].items():
         setattr(est, name, value)
     for name in meta["curves"]:
@@ -168,12 +201,12 @@ def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> A
     est.coefs_ = [arrays[f"coef_{i}"] for i in range(n)]
     est.intercepts_ = [arrays[f"intercept_{i}"] for i in range(n)]
     est._fitted_activations = tuple(ACTIVATIONS[name] for name in meta["activations"])
-    est._fitted_loss = _decode_loss(meta["loss"])
+    est._fitted_loss = decode_loss(meta["loss"])
     est._namespace_probe = np.empty(0)
     if "feature_names_in_" in arrays:
         est.feature_names_in_ = arrays["feature_names_in_"].astype(object)
     if "codec" in meta:
-        est._codec = _unpack_codec(meta, arrays)
+        est._codec = unpack_codec(meta, arrays)
         est.classes_ = est._codec.classes
     if "optimizer" in meta:
         kind, rate, steps = meta["optimizer"]
@@ -182,13 +215,15 @@ def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> A
     return est
 
 
-def _encode_loss(loss: Loss) -> dict[str, Any]:
+def encode_loss(loss: Loss) -> dict[str, Any]:
+    """A loss as its name and constants."""
     if isinstance(loss, CallableLoss):
         raise ValueError(_is_code("loss", loss.function))
     return {"type": type(loss).__name__, **asdict(loss)}
 
 
-def _decode_loss(fields: dict[str, Any]) -> Loss:
+def decode_loss(fields: dict[str, Any]) -> Loss:
+    """The loss that `encode_loss` wrote."""
     known = {
         kind.__name__: kind
         for kind in (
@@ -206,7 +241,8 @@ def _decode_loss(fields: dict[str, Any]) -> Loss:
     return kind(**values)
 
 
-def _pack_codec(codec: LabelCodec, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+def pack_codec(codec: LabelCodec, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Class labels as arrays of numbers or text."""
     parts = codec.classes if codec.kind == "multioutput" else [codec.classes]
     is_object = [part.dtype == object for part in parts]
     meta["codec"] = {"kind": codec.kind, "object": is_object}
@@ -219,7 +255,8 @@ def _pack_codec(codec: LabelCodec, arrays: dict[str, np.ndarray], meta: dict[str
         arrays[f"classes_{i}"] = part.astype(str) if part.dtype == object else np.asarray(part)
 
 
-def _unpack_codec(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelCodec:
+def unpack_codec(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelCodec:
+    """The codec that `pack_codec` wrote."""
     fields = meta["codec"]
     parts = [
         arrays[f"classes_{i}"].astype(object) if is_object else arrays[f"classes_{i}"]
@@ -231,19 +268,22 @@ def _unpack_codec(meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> LabelC
 # -- constructor parameters: JSON with tags for what JSON lacks ---------------------------------
 
 
-def _encode(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def encode_value(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """A value as JSON; arrays go to ``arrays``. Code is refused."""
     if isinstance(value, (np.integer, np.floating, np.bool_)):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
-        items = [_encode(name, item, arrays) for item in value]
+        items = [encode_value(name, item, arrays) for item in value]
         return {"tuple" if isinstance(value, tuple) else "list": items}
     if isinstance(value, np.ndarray) and value.dtype != object:
         arrays[f"param_{name}"] = value
         return {"array": f"param_{name}"}
     if isinstance(value, dict):
-        pairs = [[_encode(name, k, arrays), _encode(name, v, arrays)] for k, v in value.items()]
+        pairs = [
+            [encode_value(name, k, arrays), encode_value(name, v, arrays)] for k, v in value.items()
+        ]
         return {"dict": pairs}
     if isinstance(value, np.random.RandomState):
         kind, keys, *rest = value.get_state(legacy=True)
@@ -252,17 +292,18 @@ def _encode(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     raise ValueError(_is_code(name, value))
 
 
-def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def decode_value(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The value that `encode_value` wrote."""
     if not isinstance(value, dict):
         return value
     ((tag, content),) = value.items()
     if tag in ("tuple", "list"):
-        items = [_decode(item, arrays) for item in content]
+        items = [decode_value(item, arrays) for item in content]
         return tuple(items) if tag == "tuple" else items
     if tag == "array":
         return arrays[content]
     if tag == "dict":
-        return {_decode(k, arrays): _decode(v, arrays) for k, v in content}
+        return {decode_value(k, arrays): decode_value(v, arrays) for k, v in content}
     kind, keys, *rest = content
     rng = np.random.RandomState()
     rng.set_state((kind, arrays[keys], *rest))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any, ClassVar
 
-import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
@@ -17,6 +16,7 @@ from sknn_resid.neural_network._interop import SklearnBridge
 from sknn_resid.neural_network._monitor import Score, r2
 from sknn_resid.neural_network._params import REGRESSION_LOSSES, regression_loss
 from sknn_resid.neural_network._prediction import NetworkPredictor
+from sknn_resid.neural_network._targets import real_targets
 
 
 class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
@@ -319,19 +319,11 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
     def _training_targets(self, y, *, incremental):
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        return self._real_targets(y, "y"), y
+        return real_targets(y, "y", positive=self.loss == "poisson"), y
 
     def _validation_targets(self, y, X):
-        return self._real_targets(checked_targets(self, X, y), "y_val")
-
-    def _real_targets(self, y, name):
-        if self.loss == "poisson" and (y < 0).any():
-            raise ValueError(
-                f"{name}: loss='poisson' needs targets that are not negative, got "
-                f"{float(y.min()):g}. Use another loss, or shift the targets."
-            )
-        y = np.asarray(y, dtype=np.float64)
-        return y[:, None] if y.ndim == 1 else y
+        y = checked_targets(self, X, y)
+        return real_targets(y, "y_val", positive=self.loss == "poisson")
 
     def _n_logits(self, y):
         return int(y.shape[1])

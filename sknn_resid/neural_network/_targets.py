@@ -251,6 +251,23 @@ def encode_validation(codec: LabelCodec, y: np.ndarray) -> np.ndarray:
     return codec.encode(y)
 
 
+def real_targets(y: np.ndarray, name: str, *, positive: bool) -> np.ndarray:
+    """Real targets as float64 of shape (n, K).
+
+    Raises
+    ------
+    ValueError
+        If a target is negative where the loss (Poisson) does not allow it.
+    """
+    if positive and (y < 0).any():
+        raise ValueError(
+            f"{name}: loss='poisson' needs targets that are not negative, got "
+            f"{float(y.min()):g}. Use another loss, or shift the targets."
+        )
+    y = np.asarray(y, dtype=np.float64)
+    return y[:, None] if y.ndim == 1 else y
+
+
 def log_of(probabilities: Any) -> Any:
     """Natural logarithm of what ``predict_proba`` gives: an array, or a list of arrays."""
     if isinstance(probabilities, list):

@@ -85,7 +85,7 @@ def advance(network, optimizer, g_MP, rates, active=None):
 
 def without_fused_kernel(optimizer):
     """Let Adam take torch's public operations, as where the private kernel is missing."""
-    optimizer._fused = None
+    optimizer._rule._fused = None
 
 
 @pytest.mark.parametrize("n_models", [1, 2, 4])
@@ -157,7 +157,9 @@ def test_both_paths_of_adam_agree(kind, n_models, dtype, rtol):
     results = []
     for fused in (True, False):
         network, optimizer, grads, _ = setup(specs, decays, dtype=dtype)
-        assert optimizer._fused is not None, "torch lost its kernel: the fallback serves alone"
+        assert optimizer._rule._fused is not None, (
+            "torch lost its kernel: the fallback serves alone"
+        )
         if not fused:
             without_fused_kernel(optimizer)
         for g_MP in grads:

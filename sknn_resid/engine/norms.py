@@ -1,0 +1,196 @@
+"""Normalizations inside a training step: forward, and backward by the chain rule.
+
+Batch normalization (Ioffe and Szegedy 2015), with the weights r_b of the rows in their batch
+(sum_b r_b = 1; a row of weight 0 has no influence), for every unit:
+
+    mu = sum_b r_b x_b,  v = sum_b r_b (x_b - mu)^2,  i = 1 / sqrt(v + eps)
+    y_b = gamma i (x_b - mu) + beta
+    dJ/dbeta = sum_b dy_b =: s,   dJ/dgamma = i sum_b dy_b (x_b - mu) =: q
+    dx_b = gamma i (dy_b - r_b (s + i (x_b - mu) q))
+
+Layer normalization (Ba, Kiros and Hinton 2016), for every row over its H units, with
+u = i (x - mean x):
+
+    y = gamma u + beta
+    dx = i (gamma dy - mean(gamma dy) - u mean(gamma dy u))
+
+Both keep x - mu (or u) from the forward pass, not x: the stream that they read is added to in
+place. Differences are taken before squares, so nothing cancels where a mean is large.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sknn_resid.engine.kernels import Op, matmul, sum_rows
+from sknn_resid.engine.memory import Memory, Sink
+
+
+class Norm(ABC):
+    """One normalization of a stack, bound to its memory for batches of ``n`` rows.
+
+    Parameters
+    ----------
+    memory : Memory
+    key : str
+        Name of this place in the network; it keeps memory of its own.
+    n, width : int
+        Rows and units.
+    gamma_MH, beta_MH : Tensor
+    epsilon_M11 : Tensor
+        Added to variances (1 where a batch weighs nothing, so that nothing overflows there).
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        key: str,
+        n: int,
+        width: int,
+        gamma_MH: Tensor,
+        beta_MH: Tensor,
+        epsilon_M11: Tensor,
+    ) -> None:
+        dtype = gamma_MH.dtype
+        self.n_models = len(gamma_MH)
+        self._gamma_M1H, self._beta_M1H = gamma_MH.unsqueeze(1), beta_MH.unsqueeze(1)
+        self._epsilon_M11 = epsilon_M11
+        self._kept = memory.rows(f"{key}.kept", n, width, dtype)
+        self._scratch = memory.rows(f"norm.{width}", n, width, dtype)
+
+    @abstractmethod
+    def forward(self, x: Tensor, y: Tensor) -> list[Op]:
+        """Operations that write the normalized ``x`` into ``y``."""
+
+    @abstractmethod
+    def backward(
+        self, dy: Tensor, dx: Tensor, gamma: str, beta: str, sink: Sink, *, add: bool
+    ) -> list[Op]:
+        """Operations that turn dJ/dy into dJ/dx, written into ``dx`` or added to it.
+
+        ``dy`` is left as it is; ``gamma`` and ``beta`` name the parameters in the ``sink``.
+        """
+
+
+class BatchNorm(Norm):
+    """Over the rows of a batch, each counted by its weight ``r_M1B``."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        key: str,
+        n: int,
+        width: int,
+        gamma_MH: Tensor,
+        beta_MH: Tensor,
+        epsilon_M11: Tensor,
+        r_M1B: Tensor,
+    ) -> None:
+        super().__init__(memory, key, n, width, gamma_MH, beta_MH, epsilon_M11)
+        self._r_M1B, self._r_MB1 = r_M1B, r_M1B.mT
+        shape, dtype = (self.n_models, 1, width), gamma_MH.dtype
+        self._inverse = memory.fixed(f"{key}.inverse", shape, dtype)
+        self._slope = memory.fixed(f"{key}.slope", shape, dtype)
+        self._line = memory.fixed(f"norm.line.{width}", shape, dtype)
+        self._line2 = memory.fixed(f"norm.line2.{width}", shape, dtype)
+
+    def forward(self, x: Tensor, y: Tensor) -> list[Op]:
+        kept, inverse, slope = self._kept, self._inverse, self._slope
+        return [
+            matmul(self._r_M1B, x, self._line),
+            partial(torch.sub, x, self._line, out=kept),
+            partial(torch.mul, kept, kept, out=self._scratch),
+            matmul(self._r_M1B, self._scratch, self._line),
+            partial(torch.add, self._line, self._epsilon_M11, out=inverse),
+            inverse.rsqrt_,
+            partial(torch.mul, self._gamma_M1H, inverse, out=slope),
+            partial(torch.addcmul, self._beta_M1H, kept, slope, out=y),
+        ]
+
+    def backward(
+        self, dy: Tensor, dx: Tensor, gamma: str, beta: str, sink: Sink, *, add: bool
+    ) -> list[Op]:
+        kept, scratch, slope = self._kept, self._scratch, self._slope
+        s_MH, after_s = sink.target(beta)
+        q_MH, after_q = sink.target(gamma)
+        s_M1H, q_M1H = s_MH.unsqueeze(1), q_MH.unsqueeze(1)
+        line, line2 = self._line, self._line2
+        ops: list[Op] = [
+            sum_rows(dy, s_MH),
+            partial(torch.mul, dy, kept, out=scratch),
+            sum_rows(scratch, q_MH),
+            partial(q_M1H.mul_, self._inverse),
+            partial(torch.mul, slope, s_M1H, out=line),
+            partial(torch.mul, slope, self._inverse, out=line2),
+            partial(line2.mul_, q_M1H),
+            partial(torch.addcmul, line, kept, line2, out=scratch),
+        ]
+        ops.append(
+            partial(dx.addcmul_, dy, slope) if add else partial(torch.mul, dy, slope, out=dx)
+        )
+        ops.append(partial(dx.addcmul_, scratch, self._r_MB1, value=-1))
+        return [*ops, *after_s, *after_q]
+
+
+class LayerNorm(Norm):
+    """Over the units of each row."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        key: str,
+        n: int,
+        width: int,
+        gamma_MH: Tensor,
+        beta_MH: Tensor,
+        epsilon_M11: Tensor,
+    ) -> None:
+        super().__init__(memory, key, n, width, gamma_MH, beta_MH, epsilon_M11)
+        dtype = gamma_MH.dtype
+        self._inverse = memory.rows(f"{key}.inverse", n, 1, dtype)
+        self._column = memory.rows("norm.column", n, 1, dtype)
+        self._column2 = memory.rows("norm.column2", n, 1, dtype)
+        self._share = memory.fixed(f"norm.share.{width}", (self.n_models, width, 1), dtype)
+        self._share.fill_(1.0 / width)
+        self._gamma_share = memory.fixed(f"{key}.share", (self.n_models, width, 1), dtype)
+        self._width = width
+
+    def forward(self, x: Tensor, y: Tensor) -> list[Op]:
+        kept, inverse, column = self._kept, self._inverse, self._column
+        return [
+            matmul(x, self._share, column),
+            partial(torch.sub, x, column, out=kept),
+            partial(torch.mul, kept, kept, out=self._scratch),
+            matmul(self._scratch, self._share, column),
+            partial(torch.add, column, self._epsilon_M11, out=inverse),
+            inverse.rsqrt_,
+            partial(kept.mul_, inverse),
+            partial(torch.addcmul, self._beta_M1H, kept, self._gamma_M1H, out=y),
+        ]
+
+    def backward(
+        self, dy: Tensor, dx: Tensor, gamma: str, beta: str, sink: Sink, *, add: bool
+    ) -> list[Op]:
+        kept, scratch = self._kept, self._scratch
+        s_MH, after_s = sink.target(beta)
+        q_MH, after_q = sink.target(gamma)
+        column, column2, share = self._column, self._column2, self._gamma_share
+        ops: list[Op] = [
+            sum_rows(dy, s_MH),
+            partial(torch.mul, dy, kept, out=scratch),
+            sum_rows(scratch, q_MH),
+            partial(torch.div, self._gamma_M1H.mT, self._width, out=share),
+            matmul(dy, share, column),
+            matmul(scratch, share, column2),
+            partial(torch.addcmul, column, kept, column2, out=scratch),
+            partial(scratch.addcmul_, dy, self._gamma_M1H, value=-1),
+        ]
+        if add:
+            ops.append(partial(dx.addcmul_, scratch, self._inverse, value=-1))
+        else:
+            ops += [scratch.neg_, partial(torch.mul, scratch, self._inverse, out=dx)]
+        return [*ops, *after_s, *after_q]

@@ -1,0 +1,354 @@
+"""A stack of M residual networks: the same interface to a step as `network.StackedNetwork`.
+
+The formulas stand in `residual_spec`, blocks in `branches`, normalizations in `norms`; here are the
+two ends (input projection with its periodic features, head), random masks, and the order of it all.
+
+Periodic features (Gorishniy, Rubachev and Babenko 2022) of column c: p = cos(a) with
+a = 2 pi w x_c + b; dp/db = -sin(a), dp/dw = -2 pi x_c sin(a).
+
+Everything random is drawn per step and model, never per row, from the model's own generator, in the
+order of the blocks: a mask for the units of each dropped layer, then which branches are left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_resid.engine.branches import Block, Bound, Stage
+from sknn_resid.engine.kernels import (
+    Op,
+    add_row,
+    affine_columns,
+    clip_norms,
+    matmul,
+    sum_rows,
+    sum_squares,
+)
+from sknn_resid.engine.memory import Memory, Sink
+from sknn_resid.engine.residual_layout import ResidualLayout
+from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
+from sknn_resid.engine.slots import BatchSlot, SparseRows
+
+
+@dataclass(frozen=True, eq=False)
+class _Program:
+    """The operations of a step that are the same for all slots of a length."""
+
+    forward: list[Op]
+    backward: list[Op]
+    hidden: Tensor  # what the head reads
+    hidden_delta: Tensor
+
+
+class StackedResidualNetwork:
+    """Parameters, gradients and scratch memory of a stack; binds steps to batches.
+
+    Parameters
+    ----------
+    spec : ResidualSpec
+    params_MP : Tensor of shape (M, P)
+        Initial parameters in the order of `ResidualLayout`, of ``spec.dtype``; trained in place.
+    batch_size : int
+        Most rows of any batch.
+    dropout_M, drop_path_M : sequence of float
+        Probability of each model that a unit is dropped; that the last block's branch is left out
+        (block l of L has l / L times as much).
+    generators : sequence of torch.Generator
+        One per model; not read where every probability is 0.
+    input_scale_M : sequence of (ndarray of shape (D,) or None)
+        Factor of each column for the input projection.
+    """
+
+    def __init__(
+        self,
+        spec: ResidualSpec,
+        params_MP: Tensor,
+        batch_size: int,
+        dropout_M: Sequence[float],
+        drop_path_M: Sequence[float],
+        generators: Sequence[torch.Generator],
+        input_scale_M: Sequence[np.ndarray | None],
+    ) -> None:
+        self.spec = spec
+        self.layout = ResidualLayout(spec)
+        self.params_MP = params_MP
+        self.grads_MP = torch.zeros_like(params_MP)
+        self.n_models = params_MP.shape[0]
+        self._generators = list(generators)
+        self._memory = Memory(self.n_models, batch_size, params_MP.device)
+        self._programs: dict[int, _Program] = {}
+        self._values, self._grads = self.layout.views(params_MP), self.layout.views(self.grads_MP)
+        self._casts: list[Op] = []
+        self._casts_back: list[Op] = []
+        if spec.product_dtype != spec.dtype:
+            self._lower_products()
+        n_weights = self.layout.n_weights
+        self.weights_MP = params_MP[:, :n_weights]
+        self.weight_grads_MP = self.grads_MP[:, :n_weights]
+        self._dropout_M, self._drop_path_M = list(dropout_M), list(drop_path_M)
+        self._masks = self._make_masks() if any(dropout_M) else {}
+        self._keep_ML1 = self._make_keep() if any(drop_path_M) and spec.n_blocks else None
+        self._scale_MD1 = self._make_scale(input_scale_M)
+
+    def _lower_products(self) -> None:
+        """Matrices and biases once more in the dtype of the products, and their gradients."""
+        n = self.layout.n_product
+        leading_MP, leading_grads_MP = self.params_MP[:, :n], self.grads_MP[:, :n]
+        low_MP = leading_MP.to(self.spec.product_dtype).contiguous()
+        low_grads_MP = torch.zeros_like(low_MP)
+        self._values |= self.layout.product_views(low_MP)
+        self._grads |= self.layout.product_views(low_grads_MP)
+        self._casts = [partial(low_MP.copy_, leading_MP)]
+        self._casts_back = [partial(leading_grads_MP.copy_, low_grads_MP)]
+
+    # -- what is drawn ------------------------------------------------------------------------
+
+    def _make_masks(self) -> dict[tuple[int, int], Tensor]:
+        """Dropout masks, views of one buffer that is drawn at once."""
+        spec, masks, start = self.spec, {}, 0
+        units = [
+            (block, l, width)
+            for block in range(spec.n_blocks)
+            for l, ((width, _), dropped) in enumerate(
+                zip(spec.layer_widths, spec.dropped, strict=True)
+            )
+            if dropped
+        ]
+        total = sum(width for _, _, width in units)
+        self._mask_MU = self._memory.fixed("mask", (self.n_models, total), spec.dtype)
+        for block, l, width in units:
+            masks[block, l] = self._mask_MU[:, start : start + width].unsqueeze(1)
+            start += width
+        return masks
+
+    def _make_keep(self) -> Tensor:
+        """Factors of branches: Bernoulli(1 - p_l) / (1 - p_l), p_l = p l / L."""
+        spec = self.spec
+        depth = torch.arange(1, spec.n_blocks + 1, dtype=spec.dtype) / spec.n_blocks
+        drop_M1 = torch.tensor(self._drop_path_M, dtype=spec.dtype)[:, None]
+        self._survival_ML = (1 - drop_M1 * depth).to(self.params_MP.device)
+        return self._memory.fixed("keep", (self.n_models, spec.n_blocks, 1), spec.dtype)
+
+    def _bind_draws(self, slot: BatchSlot) -> list[Op]:
+        """Draw the masks of a step, for the models that have rows in it."""
+        if not self._masks and self._keep_ML1 is None:
+            return []
+        masks, keep_ML1 = self._masks, self._keep_ML1
+        models = list(enumerate(zip(self._dropout_M, self._generators, strict=True)))
+
+        def draw() -> None:
+            for m, (p, generator) in models:
+                if slot.rows_M[m] == 0:
+                    continue  # alone, it would take no step either
+                if masks:
+                    self._mask_MU[m].bernoulli_(1.0 - p, generator=generator).div_(1.0 - p)
+                if keep_ML1 is not None:
+                    survival = self._survival_ML[m]
+                    keep = keep_ML1[m, :, 0]
+                    torch.bernoulli(survival, generator=generator, out=keep)
+                    keep.div_(survival)
+
+        return [draw]
+
+    # -- a step -------------------------------------------------------------------------------
+
+    def bind(self, slot: BatchSlot, *, penalised: bool) -> list[Op]:
+        """The operations that leave the gradient of this slot's batch in ``grads_MP``.
+
+        Parameters
+        ----------
+        slot : BatchSlot
+            Memory that holds the batch, its targets, weights and logits.
+        penalised : bool
+            Whether the L2 term belongs to the gradient (not with AdamW, nor without penalty).
+        """
+        n = slot.n_rows
+        r_M1B = self._memory.rows("r", n, 1, self.spec.dtype).view(self.n_models, 1, n)
+        epsilon_M11 = self._memory.fixed("epsilon", (self.n_models, 1, 1), self.spec.dtype)
+        if n not in self._programs:
+            self._programs[n] = self._make_program(slot, r_M1B, epsilon_M11)
+        program = self._programs[n]
+        ops: list[Op] = [*self._casts, *self._bind_draws(slot)]
+        if self.spec.normalization is Normalization.BATCH:
+            ops.append(partial(r_M1B.copy_, slot.r_M1B))
+        if self.spec.normalization is not Normalization.NONE:
+            ops.append(partial(_set_epsilon, slot.r_M1B, self.spec.norm_epsilon, epsilon_M11))
+        ops += [*program.forward, *self._bind_head(slot, program), *program.backward]
+        ops += self._casts_back
+        if penalised:
+            ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
+        return ops
+
+    def _make_program(self, slot: BatchSlot, r_M1B: Tensor, epsilon_M11: Tensor) -> _Program:
+        spec, n = self.spec, slot.n_rows
+        x, d = (self._memory.rows(name, n, spec.width, spec.dtype) for name in ("x", "d"))
+        sink = Sink(self._grads, self._memory)
+        bound = Bound(
+            spec,
+            self._memory,
+            n,
+            self._values,
+            sink,
+            r_M1B,
+            epsilon_M11,
+            x,
+            d,
+            self._masks,
+            self._keep_ML1,
+        )
+        blocks = [Block(bound, block) for block in range(spec.n_blocks)]
+        forward, input_backward = self._bind_input(bound, slot.X_MBD)
+        for block in blocks:
+            forward += block.forward()
+        norm = None
+        if spec.normalization is not Normalization.NONE:
+            norm = ("final.gamma", "final.beta")
+        last = Stage(bound, "final", spec.width, norm, activated=True, mask=None, copies=True)
+        ops, hidden = last.forward(x)
+        forward += ops
+        hidden_delta = bound.buffer("back.final", spec.width, low=True)
+        backward: list[Op] = [d.zero_, *last.backward(hidden_delta, d, add=True)]
+        for block in reversed(blocks):
+            backward += block.backward()
+        return _Program(forward, backward + input_backward, hidden, hidden_delta)
+
+    def _bind_head(self, slot: BatchSlot, program: _Program) -> list[Op]:
+        """Logits, delta of the loss, gradient of the head, delta of what it reads."""
+        spec, M, K, n = self.spec, self.n_models, self.spec.n_outputs, slot.n_rows
+        W, b, h = self._values["head.W"], self._values["head.b"], program.hidden
+
+        def class_major(name: str, dtype: torch.dtype) -> Tensor:
+            return self._memory.rows(name, n, K, dtype).view(M, K, n)
+
+        low = spec.product_dtype != spec.dtype
+        delta = class_major("delta.out", spec.product_dtype)
+        loss_delta = class_major("delta.loss", spec.dtype) if low else delta
+        z = class_major("z.out", spec.product_dtype) if low else slot.Z_MKB
+        ops = affine_columns(W, h, b, z)
+        if low:
+            ops.append(partial(slot.Z_MKB.copy_, z))
+        ops += spec.loss.bind_delta(slot.Z_MKB, slot.T_MKB, slot.r_M1B, loss_delta)
+        if low:
+            ops.append(partial(delta.copy_, loss_delta))
+        return [
+            *ops,
+            matmul(delta, h, self._grads["head.W"]),
+            sum_rows(delta.mT, self._grads["head.b"]),
+            matmul(delta.mT, W, program.hidden_delta),
+        ]
+
+    # -- the input ----------------------------------------------------------------------------
+
+    def _make_scale(self, input_scale_M: Sequence[np.ndarray | None]) -> Tensor | None:
+        if all(scale is None for scale in input_scale_M):
+            return None
+        D, params = self.spec.n_features, self.params_MP
+        scale_MD1 = params.new_ones((self.n_models, D, 1))
+        for row, scale in zip(scale_MD1, input_scale_M, strict=True):
+            if scale is not None:
+                row[:, 0].copy_(torch.from_numpy(np.asarray(scale, dtype=np.float64)))
+        return scale_MD1
+
+    def _bind_input(self, bound: Bound, X: Tensor | SparseRows) -> tuple[list[Op], list[Op]]:
+        """The input projection: forward operations, and those that end the backward pass.
+
+        Factors of columns act on the weights: a product of the columns themselves would be redone
+        for each batch, and could not be made for sparse rows without a copy of them.
+        """
+        spec, D = self.spec, self.spec.n_features
+        W, gW, scale = self._values["input.W"], self._grads["input.W"], self._scale_MD1
+        forward: list[Op] = []
+        backward: list[Op] = []
+        raw, graw = W[:, :D], gW[:, :D]
+        if scale is not None:
+            shape = tuple(raw.shape)
+            scaled = self._memory.fixed("input.scaled", shape, raw.dtype)
+            forward.append(partial(torch.mul, raw, scale, out=scaled))
+            backward.append(partial(graw.mul_, scale))
+            raw = scaled
+        z = (
+            bound.x
+            if spec.product_dtype == spec.dtype
+            else bound.buffer("z.in", spec.width, low=True)
+        )
+        d, cast = bound.low(bound.d, "d.low")
+        products = list(cast)
+        if isinstance(X, SparseRows):
+            forward.append(X.bind_times(raw, z))
+            products.append(X.bind_transposed_times(d, graw))
+        else:
+            v, cast_X = bound.low(X, "X.low")
+            forward += [*cast_X, matmul(v, raw, z)]
+            products.append(matmul(v.mT, d, graw))
+        if spec.periodic is not None:
+            if isinstance(X, SparseRows):
+                raise ValueError("periodic: features of columns need dense rows, X is sparse.")
+            more, more_back = self._bind_periodic(bound, X, z, d)
+            forward += more
+            products += more_back
+        forward.append(add_row(z, self._values["input.b"]))
+        if z is not bound.x:
+            forward.append(partial(bound.x.copy_, z))
+        products.append(sum_rows(d, self._grads["input.b"]))
+        return forward, products + backward
+
+    def _bind_periodic(
+        self, bound: Bound, X: Tensor, z: Tensor, d: Tensor
+    ) -> tuple[list[Op], list[Op]]:
+        """Periodic features and what they add to the projection."""
+        spec, M, n = self.spec, self.n_models, bound.n
+        assert spec.periodic is not None
+        C, F, D = spec.periodic.n_columns, spec.periodic.n_frequencies, spec.n_features
+        w_M1CF, b_M1CF = (self._values[f"periodic.{p}"].unsqueeze(1) for p in ("w", "b"))
+        gw_MCF, gb_MCF = self._grads["periodic.w"], self._grads["periodic.b"]
+        angle, sine, part = (bound.buffer(f"periodic.{p}", C * F) for p in ("a", "sin", "part"))
+        angle_MBCF, part_MBCF = angle.view(M, n, C, F), part.view(M, n, C, F)
+        x_MBC1 = X[:, :, :C].unsqueeze(3)
+        cosine, cast = bound.low(part, "periodic.low")
+        W, gW = self._values["input.W"][:, D:], self._grads["input.W"][:, D:]
+        added = bound.buffer("periodic.added", spec.width, low=True)
+        forward: list[Op] = [
+            partial(torch.mul, x_MBC1, w_M1CF, out=angle_MBCF),
+            partial(angle.mul_, 2 * math.pi),
+            partial(angle_MBCF.add_, b_M1CF),
+            partial(torch.sin, angle, out=sine),
+            partial(torch.cos, angle, out=part),
+            *cast,
+            matmul(cosine, W, added),
+            partial(z.add_, added),
+        ]
+        back = bound.buffer("periodic.back", C * F, low=True)
+        backward: list[Op] = [
+            matmul(cosine.mT, d, gW),
+            matmul(d, W.mT, back),
+            partial(torch.mul, back, sine, out=angle),
+            angle.neg_,
+            sum_rows(angle, gb_MCF.flatten(1)),
+            partial(angle.mul_, 2 * math.pi),
+            partial(torch.mul, angle_MBCF, x_MBC1, out=part_MBCF),
+            sum_rows(part, gw_MCF.flatten(1)),
+        ]
+        return forward, backward
+
+    # -- beside the step ----------------------------------------------------------------------
+
+    def bind_penalty(self, out_M: Tensor) -> Op:
+        """Operation that writes |W|^2 of each model, biases and norms left out."""
+        return sum_squares(self.weights_MP, out_M)
+
+    def bind_clipping(self, clip_M: Tensor) -> list[Op]:
+        """Scale each model's gradient to a norm of at most ``clip_M``."""
+        return [clip_norms(self.grads_MP, clip_M)]
+
+
+def _set_epsilon(r_M1B: Tensor, epsilon: float, out_M11: Tensor) -> None:
+    """What is added to variances: 1 where the batch weighs nothing, and every variance is 0."""
+    dead_M11 = r_M1B.amax(2, keepdim=True) <= 0
+    out_M11.fill_(epsilon).masked_fill_(dead_M11, 1.0)

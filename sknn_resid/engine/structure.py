@@ -1,0 +1,65 @@
+"""One door to both kinds of networks: what the training loop needs to know of a structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_resid.engine.network import Layout, StackedNetwork
+from sknn_resid.engine.residual_layout import ResidualLayout
+from sknn_resid.engine.residual_network import StackedResidualNetwork
+from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
+from sknn_resid.engine.spec import AnySpec, TrainSpec
+
+AnyNetwork: TypeAlias = StackedNetwork | StackedResidualNetwork
+AnyLayout: TypeAlias = Layout | ResidualLayout
+
+
+def layout_of(spec: AnySpec) -> AnyLayout:
+    """Where the parameters of a structure lie."""
+    if isinstance(spec, ResidualSpec):
+        return ResidualLayout(spec)
+    return Layout(spec.layer_sizes)
+
+
+def numbers_per_row(spec: AnySpec) -> int:
+    """Numbers that a step holds for each row of a batch: activations and their derivatives."""
+    if isinstance(spec, ResidualSpec):
+        inner = spec.hidden * (spec.n_layers_per_block - 1)
+        per_block = spec.width + inner
+        if spec.normalization is not Normalization.NONE:
+            per_block *= 2  # the normalized numbers are kept beside what follows from them
+        return 2 * (spec.width * 2 + spec.n_blocks * per_block + spec.n_outputs)
+    return 2 * sum(spec.layer_sizes[1:])
+
+
+def unpacked(spec: AnySpec, flat_P: np.ndarray) -> Any:
+    """Parameters of one model as views: (coefs, intercepts), or named arrays."""
+    return layout_of(spec).unpack(flat_P)
+
+
+def input_dtype(spec: AnySpec) -> torch.dtype:
+    """Dtype that rows are gathered in; a residual network casts them itself where it must."""
+    return spec.dtype if isinstance(spec, ResidualSpec) else spec.product_dtype
+
+
+def make_network(
+    spec: AnySpec,
+    params_MP: Tensor,
+    batch_size: int,
+    train_M: Sequence[TrainSpec],
+    generators: Sequence[torch.Generator],
+    input_scale_M: Sequence[np.ndarray | None],
+) -> AnyNetwork:
+    """The stack's network of this structure."""
+    dropout_M = [train.dropout for train in train_M]
+    if isinstance(spec, ResidualSpec):
+        drop_path_M = [train.drop_path for train in train_M]
+        return StackedResidualNetwork(
+            spec, params_MP, batch_size, dropout_M, drop_path_M, generators, input_scale_M
+        )
+    return StackedNetwork(spec, params_MP, batch_size, dropout_M, generators)
