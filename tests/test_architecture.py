@@ -44,6 +44,7 @@ FLOORS = {
     "engine.loop": 32,
     "engine.lbfgs": 32,
     "engine.workers": 20,
+    "engine.kept": 20,
     "engine.alike": 28,
     "engine.plan": 29,
     "engine.runner": 34,
