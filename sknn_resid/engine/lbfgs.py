@@ -32,7 +32,7 @@ CHUNK_ROWS = 8192  # rows per pass: bounds the memory of the activations
 class _Objective:
     """Loss and gradient over all rows, gathered chunk by chunk."""
 
-    def __init__(self, job: TrainJob, poll: Callable[[], None] | None) -> None:
+    def __init__(self, job: TrainJob, poll: Callable[[], None] | None = None) -> None:
         self.job, self._poll = job, poll
         spec = job.network
         params_MP = torch.from_numpy(job.params.astype(np.float64))[None].to(job.device)

@@ -54,6 +54,11 @@ class NetworkSpec:
         return self.layer_sizes[-1]
 
     @property
+    def n_hidden(self) -> int:
+        """Number of hidden layers."""
+        return len(self.layer_sizes) - 2
+
+    @property
     def n_params(self) -> int:
         """Number of weights and biases."""
         return sum((i + 1) * o for i, o in pairwise(self.layer_sizes))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sknn_resid.engine.data import Features, RowOrder, as_tensor, is_mapped
 from sknn_resid.engine.job import TrainJob, target_tensor
-from sknn_resid.engine.kernels import Op
+from sknn_resid.engine.kernels import Op, numpy_speaks
 from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
 from sknn_resid.engine.slots import (
@@ -99,6 +99,15 @@ class Stack:
         self._counts = [job.data.n_rows for job in jobs]
         self._n_rows = np.array(self._counts)
         self._n_batches, self._tail = max_rows_per_batch(list(self._n_rows), self.batch)
+        # A column of ones beside X takes the bias into the first product. Gathering into strided
+        # memory costs as much as that saves, unless one gathering serves many models or steps.
+        self._with_ones = (
+            len(jobs) > 1
+            and first.network.n_hidden > 0
+            and numpy_speaks(self.network.params_MP)
+            and not self.network.mixed
+            and (self._shared or self._n_batches == 1)
+        )
         self._weighted = any(job.data.weight is not None for job in jobs)
         self._even = not self._weighted and len(set(self._n_rows)) == 1
         adamw = first.train.optimizer.kind is OptimizerKind.ADAMW
@@ -144,6 +153,7 @@ class Stack:
             device=job.device,
             sparse=scipy.sparse.issparse(job.data.X) and job.device.type == "cpu",
             shared=self._shared,
+            with_ones=self._with_ones,
         )
 
     def _make_segments(self) -> list[_Segment]:
