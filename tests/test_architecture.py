@@ -55,6 +55,7 @@ FLOORS = {
     "engine.loop": 32,
     "engine.lbfgs": 32,
     "engine.workers": 20,
+    "engine.kept": 20,
     "engine.alike": 30,
     "engine.plan": 31,
     "engine.runner": 34,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from sknn_resid.engine.kept import KeptWeights
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import TrainSpec
 
@@ -121,8 +122,7 @@ class Progress:
         self.best_score = self.resume.best_score
         self.no_improvement = self.resume.no_improvement
         self.rows_seen = self.resume.rows_seen
-        # Weights at the start of the current epoch, at the start of the best one, at its end.
-        self._start, self._best_start, self._best = (self.params_P.clone() for _ in range(3))
+        self._kept = KeptWeights(self.params_P)
         self._lowest = math.inf
         self._best_score_loss = math.inf
 
@@ -139,12 +139,10 @@ class Progress:
             else:
                 self.no_improvement = 0
             self.best_loss = min(self.best_loss, loss)
-        if loss < self._lowest:
+        lowest = loss < self._lowest
+        self._kept.end_epoch(params_P, lowest=lowest, keep=not self.spec.watch_validation)
+        if lowest:
             self._lowest = loss
-            self._start, self._best_start = self._best_start, self._start
-            if not self.spec.watch_validation:
-                self._best.copy_(params_P)
-        self._start.copy_(params_P)
         return True
 
     def record_score(self, score: float, loss: float, params_P: Tensor) -> None:
@@ -165,7 +163,7 @@ class Progress:
         if better:
             self.best_score = max(self.best_score, score)
             self._best_score_loss = loss
-            self._best.copy_(params_P)
+            self._kept.keep(params_P)
 
     def best_params(self, *, diverged: bool) -> Tensor:
         """The best weights so far: by validation score if it is watched, else by training loss.
@@ -175,9 +173,9 @@ class Progress:
         the best epoch is where the trouble began, and its start is what the loss was measured on.
         """
         if self.spec.watch_validation:
-            return self._best
-        trusted = not diverged and bool(self._best.isfinite().all())
-        return self._best if trusted else self._best_start
+            return self._kept.best
+        trusted = not diverged and bool(self._kept.best.isfinite().all())
+        return self._kept.best if trusted else self._kept.best_start
 
     def has_finite_epoch(self) -> bool:
         """Whether any epoch of this call had a finite loss."""

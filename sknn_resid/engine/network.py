@@ -9,7 +9,9 @@ delta^(l) = dJ/dz^(l) (Rumelhart, Hinton and Williams 1986; Bishop 2006, section
     delta^(l-1) = (delta^(l) W^(l)') * f'(z^(l-1))
 
 Layout. All parameters of a model lie in one row of ``params_MP``: first every weight matrix, then
-every bias, so that the penalty is one operation on the leading part. Hidden weights are stored
+every bias, so that the penalty is one operation on the leading part. The first layer's matrix is
+the last of the matrices and its bias the first of the biases: together they are the matrix of
+[X, 1], which saves a stack two passes over its largest activations. Hidden weights are stored
 ``[in, out]``; the output layer is class-major, ``W [K, H]`` and logits ``[K, B]``, because products
 and softmax with a narrow last axis are up to 9 times slower.
 """
@@ -54,6 +56,11 @@ class Layout:
         return len(self.sizes) - 1
 
     @property
+    def in_memory(self) -> list[int]:
+        """The layers in the order in which their matrices lie."""
+        return [*range(1, self.n_layers), 0]
+
+    @property
     def n_weights(self) -> int:
         return sum(i * o for i, o in zip(self.sizes, self.sizes[1:], strict=False))
 
@@ -63,14 +70,23 @@ class Layout:
 
     def weights(self, flat_MP: Tensor) -> list[Tensor]:
         """Weight views: hidden (M, in, out), output (M, K, H)."""
-        views, start = [], 0
-        for layer, (i, o) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+        views, start = {}, 0
+        for layer in self.in_memory:
+            i, o = self.sizes[layer], self.sizes[layer + 1]
             shape = (o, i) if layer == self.n_layers - 1 else (i, o)
-            strides = (flat_MP.stride(0), shape[1], 1)
-            begin = flat_MP.storage_offset() + start
-            views.append(flat_MP.as_strided((len(flat_MP), *shape), strides, begin))
+            views[layer] = self._matrix(flat_MP, start, *shape)
             start += i * o
-        return views
+        return [views[layer] for layer in range(self.n_layers)]
+
+    def first_affine(self, flat_MP: Tensor) -> Tensor:
+        """The first hidden layer's matrix with its bias as the last row, (M, in + 1, out)."""
+        i, o = self.sizes[:2]
+        return self._matrix(flat_MP, self.n_weights - i * o, i + 1, o)
+
+    def _matrix(self, flat_MP: Tensor, start: int, n_rows: int, n_columns: int) -> Tensor:
+        strides = (flat_MP.stride(0), n_columns, 1)
+        begin = flat_MP.storage_offset() + start
+        return flat_MP.as_strided((len(flat_MP), n_rows, n_columns), strides, begin)
 
     def biases(self, flat_MP: Tensor) -> list[Tensor]:
         """Bias views (M, out)."""
@@ -82,8 +98,9 @@ class Layout:
 
     def pack(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
         """Flat row from scikit-learn's lists (every coef of shape (in, out))."""
-        rows = [*coefs[:-1], coefs[-1].T]
-        return np.concatenate([np.ravel(a) for a in [*rows, *intercepts]])
+        matrices = [*coefs[:-1], coefs[-1].T]
+        ordered = [matrices[layer] for layer in self.in_memory]
+        return np.concatenate([np.ravel(a) for a in [*ordered, *intercepts]])
 
     def unpack(self, flat_P: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """scikit-learn's lists as views of a flat row."""
@@ -134,6 +151,7 @@ class StackedNetwork:
             self._g = torch.zeros_like(self._p)
         self._W, self._b = self.layout.weights(self._p), self.layout.biases(self._p)
         self._gW, self._gb = self.layout.weights(self._g), self.layout.biases(self._g)
+        self._W1, self._gW1 = (self.layout.first_affine(flat) for flat in (self._p, self._g))
         self.weights_MP = params_MP[:, : self.layout.n_weights]
         self.weight_grads_MP = self.grads_MP[:, : self.layout.n_weights]
 
@@ -169,9 +187,12 @@ class StackedNetwork:
         backward: list[list[Op]] = []
         for l in range(last):
             forward, h, derivative = self._bind_hidden(l, slot)
-            ops += self._bind_affine(l, v, n)
-            ops += forward
-            backward.append([*derivative, *self._bind_gradient(l, v, n)])
+            if l == 0 and slot.X1_MBD is not None:
+                affine_ops, gradient_ops = self._bind_first(slot.X1_MBD, n)
+            else:
+                affine_ops, gradient_ops = self._bind_affine(l, v, n), self._bind_gradient(l, v, n)
+            ops += [*affine_ops, *forward]
+            backward.append([*derivative, *gradient_ops])
             v = h
         ops += self._bind_head(slot, v)
         for layer in reversed(backward):
@@ -200,6 +221,17 @@ class StackedNetwork:
             return forward, h, derivative
         kept, drop, undrop = self._bind_dropout(l, slot, h, delta)
         return [*forward, drop], kept, [undrop, *derivative]
+
+    def _bind_first(self, X1_MBE: Tensor, n: int) -> tuple[list[Op], list[Op]]:
+        """z and gradient of the first hidden layer from [X, 1]: the bias is a row of the matrix."""
+        z, _, delta = self._hidden_buffers(0, n)
+        return self._once(
+            ("first", n),
+            lambda: (
+                [matmul(X1_MBE, self._W1, z)],
+                [matmul(X1_MBE.mT, delta, self._gW1)],
+            ),
+        )
 
     def _bind_affine(self, l: int, v: Tensor | SparseRows, n: int) -> list[Op]:
         """z of hidden layer l. All slots of a length read the same v, also the input."""

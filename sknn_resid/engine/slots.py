@@ -90,6 +90,8 @@ class BatchSlot:
     Z_MKB: Tensor
     decay_M1: Tensor
     square_M: Tensor
+    # [X, 1], where the bank keeps a column of ones beside X
+    X1_MBD: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +125,8 @@ class SlotBank:
         Targets as gathered, row by row; the loss turns them into ``T_MGKB``. By source.
     X_MBD : Tensor of shape (M or 1, B, D) or SparseRows
         Rows of the batch at hand, by source.
+    X1_MBD : Tensor of shape (M or 1, B, D + 1) or None
+        The same memory with a column of ones.
     """
 
     def __init__(
@@ -140,6 +144,7 @@ class SlotBank:
         device: torch.device,
         sparse: bool,
         shared: bool = False,
+        with_ones: bool = False,
     ) -> None:
         M, G, B, K = n_models, n_slots, batch, n_outputs
         S = 1 if shared else M
@@ -158,8 +163,14 @@ class SlotBank:
             (S, G, B, n_targets), dtype=torch.int64 if codes else dtype, device=device
         )
         self.X_MBD: Tensor | SparseRows
+        self.X1_MBD: Tensor | None = None
         if sparse:
             self.X_MBD = SparseRows([None] * S)
+        elif with_ones:
+            shape = (S, B, n_features + 1)
+            self.X1_MBD = torch.zeros(shape, dtype=product_dtype, device=device)
+            self.X1_MBD[:, :, -1] = 1
+            self.X_MBD = self.X1_MBD[:, :, :-1]
         else:
             self.X_MBD = torch.zeros((S, B, n_features), dtype=product_dtype, device=device)
         self.slots = [self._slot(g) for g in range(G)]
@@ -178,6 +189,7 @@ class SlotBank:
             Z_MKB=self.Z_MGKB[:, g],
             decay_M1=self.decay_MG[:, g : g + 1],
             square_M=self.square_GM[g],
+            X1_MBD=None if self.X1_MBD is None else for_all(self.X1_MBD),
         )
 
     def used(self, n_used: int) -> SegmentViews:
@@ -207,13 +219,20 @@ def bind_gather(X: Features, out_BD: Tensor) -> Gather:
         return partial(gather_tensor, X, out_BD)
     if isinstance(X, np.ndarray) and numpy_speaks(out_BD):
         out = out_BD.numpy()
-        if out.dtype == X.dtype and X.flags.c_contiguous:
+        if out.dtype == X.dtype and X.flags.c_contiguous and out.flags.c_contiguous:
 
             def take(rows: np.ndarray) -> None:
                 # mode="clip" writes straight into out; the default would go through a buffer.
                 X.take(rows, 0, out if len(rows) == len(out) else out[: len(rows)], "clip")
 
             return take
+
+        if out.dtype == X.dtype and X.flags.c_contiguous:
+
+            def place(rows: np.ndarray) -> None:
+                out[: len(rows)] = X.take(rows, 0)
+
+            return place
 
     def index(rows: np.ndarray) -> None:
         # Indexing, not take: take first copies the whole of an array that is not C-contiguous.

@@ -55,6 +55,11 @@ class NetworkSpec:
     def n_outputs(self) -> int:
         return self.layer_sizes[-1]
 
+    @property
+    def n_hidden(self) -> int:
+        """Number of hidden layers."""
+        return len(self.layer_sizes) - 2
+
 
 @dataclass(frozen=True)
 class OptimizerSpec:

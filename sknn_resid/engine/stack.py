@@ -13,7 +13,7 @@ from torch import Tensor
 from sknn_resid.engine.averaging import AverageState, StackAverage
 from sknn_resid.engine.data import Features, RowOrder, as_tensor, is_mapped
 from sknn_resid.engine.job import TrainJob, target_tensor
-from sknn_resid.engine.kernels import Op
+from sknn_resid.engine.kernels import Op, numpy_speaks
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
 from sknn_resid.engine.slots import (
     Gather,
@@ -23,7 +23,7 @@ from sknn_resid.engine.slots import (
     max_rows_per_batch,
     slots_per_segment,
 )
-from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
 from sknn_resid.engine.structure import input_dtype, make_network
 
 
@@ -108,6 +108,16 @@ class Stack:
         self._whole = all(job.data.n_rows <= self.batch for job in jobs)
         self._n_rows = np.array(self._counts)
         self._n_batches, self._tail = max_rows_per_batch(list(self._n_rows), self.batch)
+        # A column of ones beside X takes the bias into the first product. Gathering into strided
+        # memory costs as much as that saves, unless one gathering serves many models or steps.
+        self._with_ones = (
+            len(jobs) > 1
+            and isinstance(first.network, NetworkSpec)
+            and first.network.n_hidden > 0
+            and numpy_speaks(self.network.params_MP)
+            and not self.network.mixed
+            and (self._shared or self._n_batches == 1)
+        )
         self._weighted = any(job.data.weight is not None for job in jobs)
         self._even = not self._weighted and len(set(self._n_rows)) == 1
         decoupled = first.train.optimizer.kind in (OptimizerKind.ADAMW, OptimizerKind.MUON)
@@ -162,6 +172,7 @@ class Stack:
             device=job.device,
             sparse=scipy.sparse.issparse(job.data.X) and job.device.type == "cpu",
             shared=self._shared,
+            with_ones=self._with_ones,
         )
 
     def _make_segments(self) -> list[_Segment]:
