@@ -20,7 +20,7 @@ from sknn_resid.engine.kernels import Op, matmul
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 ROUNDS = 5
-TINY = 1e-7  # beside |G|: a gradient of zeros stays zeros
+TINY = 1e-30  # least |G|: a gradient of zeros stays zeros
 
 
 def orthogonalize(G_Rij: Tensor) -> tuple[list[Op], Tensor]:
@@ -36,7 +36,7 @@ def orthogonalize(G_Rij: Tensor) -> tuple[list[Op], Tensor]:
 
     def scale() -> None:
         torch.linalg.vector_norm(G_Rij, dim=(1, 2), keepdim=True, out=norm_R11)
-        G_Rij.div_(norm_R11.add_(TINY))
+        G_Rij.div_(norm_R11.clamp_min_(TINY))
 
     ops: list[Op] = [scale]
     for _ in range(ROUNDS):

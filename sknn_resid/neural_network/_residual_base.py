@@ -105,14 +105,13 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
         rng = random_generator(self.random_state)
         task = self._task(X, y, sample_weight)
         given = self._given(task, *validation)
-        number, n_distinct = distinct_rows(task.X)
         folds, n_trained = None, len(task.y)
         if self.early_stopping and given is None:
             n_folds = n_folds_for(float(self.validation_fraction))
-            folds = assign_folds(number, n_distinct, n_folds, _branch(rng))
+            folds = assign_folds(task.distinct, task.n_distinct, n_folds, _branch(rng))
             if folds is not None:
                 n_trained = int(n_trained - np.bincount(folds.of_row).min())
-        plan = budget(self, n_trained, n_distinct)
+        plan = budget(self, n_trained, task.n_distinct)
         judging = Judging(
             folds,
             given,
@@ -120,7 +119,7 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
             calibrate=self._calibrated(),
             patience=plan.patience,
         )
-        recipe = self._recipe(task, plan, judging, n_distinct)
+        recipe = self._recipe(task, plan, judging)
         bridge = CallbackBridge(self, X, y, sample_weight, plan.max_epochs)
         bridge.begin()
         scales = embedding_scales(self, task.encoder.kinds_)
@@ -156,7 +155,8 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
         if weight is not None:
             kept = np.flatnonzero(weight)
             encoded, targets, weight = encoded[kept], targets[kept], weight[kept]
-        place = placement(self, encoded)
+        number, n_distinct = distinct_rows(encoded)
+        place = placement(self, encoded, n_distinct)
         own = np.float32 if place.dtypes[0] == torch.float32 else np.float64
         return Task(
             X=np.ascontiguousarray(encoded, dtype=own),
@@ -167,6 +167,8 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
             loss=self._loss(codec),
             device=place.device,
             dtypes=place.dtypes,
+            distinct=number,
+            n_distinct=n_distinct,
         )
 
     def _given(
@@ -182,7 +184,7 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
         weight = check_weights(sample_weight_val, X, "sample_weight_val")
         return ValidationData(X, targets, weight)
 
-    def _recipe(self, task: Task, plan: Budget, judging: Judging, n_distinct: int) -> Recipe:
+    def _recipe(self, task: Task, plan: Budget, judging: Judging) -> Recipe:
         kinds = task.encoder.kinds_
         spec = residual_spec(
             self,
@@ -208,7 +210,7 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
             y=task.y,
             weight=task.weight,
             column_gain=column_gain(kinds),
-            head_bias=self._head_bias(task.codec, task.y, task.weight, n_distinct),
+            head_bias=self._head_bias(task.codec, task.y, task.weight, task.n_distinct),
             device=task.device,
         )
 

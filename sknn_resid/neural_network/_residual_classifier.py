@@ -138,9 +138,10 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
     device : str, default='auto'
         'cpu', 'auto' (an accelerator if there is one and the work is large enough) or a torch
         device such as 'cuda:0'. Never chosen by timing; `device_` says what was used.
-    dtype : {'float32', 'float64', 'bfloat16'} or None, default=None
-        Precision of training. None follows the encoded table (on an accelerator: float32).
-        'bfloat16' runs the matrix products in bfloat16 on float32 weights.
+    dtype : {'auto', 'float32', 'float64', 'bfloat16'} or None, default='auto'
+        Precision of the networks. 'auto' is float32, and that of X for at most 64 distinct rows.
+        None is that of X (on an accelerator: float32). 'bfloat16' runs the matrix products in
+        bfloat16 on float32 weights. Scales and bins are computed in float64 anyway.
     random_state : int, RandomState instance or None, default=None
         Determines folds, initial weights, shuffling and dropout. An int gives bitwise equal refits.
     verbose : bool, default=False
@@ -259,7 +260,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         n_iter_no_change="auto",
         max_time=None,
         device="auto",
-        dtype=None,
+        dtype="auto",
         random_state=None,
         verbose=False,
         label_smoothing=0.1,

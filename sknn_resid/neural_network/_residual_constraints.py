@@ -57,7 +57,7 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "n_iter_no_change": [StrOptions({"auto"}), _POSITIVE_INT, Options(Real, {np.inf})],
     "max_time": [_POSITIVE, None],
     "device": [str],
-    "dtype": [StrOptions({"float32", "float64", "bfloat16"}), None],
+    "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"}), None],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
 }

@@ -292,8 +292,12 @@ class Placement:
     dtypes: tuple[torch.dtype, torch.dtype]
 
 
-def placement(est: Any, X: np.ndarray) -> Placement:
+def placement(est: Any, X: np.ndarray, n_distinct: int) -> Placement:
     """Device and precision from the parameters and the encoded rows.
+
+    dtype="auto" is float32 for more than 64 distinct rows: minibatches are noisier than its
+    rounding by far, and it takes half the time. A table that is one batch follows its own dtype,
+    so that a weight of two is a row twice to the last digits of float64.
 
     Raises
     ------
@@ -304,8 +308,10 @@ def placement(est: Any, X: np.ndarray) -> Placement:
     per_row = est.width * (X.shape[1] + est.n_blocks * est.n_layers_per_block * hidden)
     rows = min(X.shape[0], 256 if est.batch_size == "auto" else est.batch_size)
     device = resolve_device(est.device, float(est.n_estimators * rows * per_row))
-    data_dtype = X.dtype if device.type == "cpu" else np.dtype(np.float32)
-    dtypes = working_dtypes(est.dtype, data_dtype)
+    small = est.dtype is None or n_distinct <= FULL_BATCH_ROWS
+    follows = device.type == "cpu" and small
+    data_dtype = X.dtype if follows else np.dtype(np.float32)
+    dtypes = working_dtypes(None if est.dtype == "auto" else est.dtype, data_dtype)
     if device.type == "mps" and dtypes[0] == torch.float64:
         raise ValueError(
             "device='mps' has no float64, which dtype='float64' needs. Use dtype='float32', or "

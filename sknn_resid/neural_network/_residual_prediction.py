@@ -21,8 +21,8 @@ ROWS_AT_ONCE = 1 << 15  # a raw table is encoded in pieces of so many rows
 
 def validated_rows(est: Any, encoder: TableEncoder, X: Any, dtype: np.dtype) -> np.ndarray:
     """Encoded rows of a table like the one in fit."""
-    # The encoder refuses what is no table; the estimator's own name belongs into what is said of the
-    # number of columns and of their names.
+    # The encoder refuses what is no table; what is said of the number and names of columns should
+    # carry the estimator's own name.
     if getattr(X, "ndim", 2) == 2:
         validate_data(est, X, skip_check_array=True, reset=False)
     return np.ascontiguousarray(encoder.transform(X), dtype=dtype)

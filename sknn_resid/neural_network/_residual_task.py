@@ -28,6 +28,9 @@ class Task:
     loss : Loss
     device : torch.device
     dtypes : (dtype of the weights, dtype of the matrix products)
+    distinct : ndarray of shape (n,), int64
+        Number of the distinct row that each row is a copy of.
+    n_distinct : int
     """
 
     X: np.ndarray
@@ -38,6 +41,8 @@ class Task:
     loss: Loss
     device: torch.device
     dtypes: tuple[torch.dtype, torch.dtype]
+    distinct: np.ndarray
+    n_distinct: int
 
     def attributes(self, est: Any) -> dict[str, Any]:
         """Fitted attributes that do not depend on training."""
