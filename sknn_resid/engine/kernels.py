@@ -9,9 +9,9 @@ left to make. The choice of kernel is made here and nowhere else:
   against ``torch.mm`` (MKL) on an AMD processor it is 10 to 20 % faster at 200 x 64 x 100 and
   1024 x 256 x 256, in both precisions, and leaves the results on the same memory.
 * a stack of models on the CPU: ``numpy.matmul`` (one OpenBLAS call a model, looped in C), which was
-  faster than ``torch.bmm`` at every shape measured but two: an outer product (a single output),
-  where it leaves BLAS, is a multiplication with broadcasting; a narrow product with a transposed
-  factor is cut into blocks (`SMALL_RESULT`).
+  faster than ``torch.bmm`` at every shape measured but one: an outer product (a single output),
+  where it leaves BLAS, is a multiplication with broadcasting.
+* a product of a few rows is cut into blocks of columns (`SMALL_PRODUCT`).
 * everything else (bfloat16, GPU): ``torch.mm`` and ``torch.bmm``.
 
 Elementwise work is torch's everywhere: its vectorised ``relu`` or Adam is 3 to 5 times faster than
@@ -32,15 +32,13 @@ from torch import Tensor
 
 Op = Callable[[], object]
 
-# Class-major products with 2 to 16 rows (logits, gradient of the output layer): MKL is up to 30 %
-# faster than OpenBLAS there (10 x 100 x 200: 5.3 against 7.7 microseconds). Small ones only: MKL
-# shares a large one among threads of its own where the user has set torch's thread count, and those
-# fight with OpenBLAS's for the cores (a fit at (256, 256) then took 4 times longer).
+# Products of a few rows (class-major logits, gradient of the output layer) fall into OpenBLAS's
+# kernels for small matrices (AVX-512) as long as they are small: at most so many multiplications,
+# and where the right factor is transposed at most so many results. Beyond, the same product is 2 to
+# 4 times slower (float32, 7 x 256 x 1024: logits 246 whole and 60 microseconds in blocks of
+# columns, MKL's 137; gradient 123, 54 and 105). So they are cut into blocks of columns.
 NARROW = 16
-NARROW_PRODUCT = 1_000_000
-# OpenBLAS's kernels for small matrices (AVX-512) take a product with a transposed right factor only
-# if the result has at most so many numbers; beyond, the same product is 2 to 4 times slower (10
-# models, float32, K x 100 x 200: K = 5 2.9, K = 7 13.9 microseconds). Blocks of columns stay below.
+SMALL_PRODUCT = 1_000_000
 SMALL_RESULT = 1200
 # Below this many multiplications the fused product-and-bias of torch beats a faster product
 # followed by an addition (150 x 4 x 100: 3.7 against 5.4 microseconds).
@@ -53,11 +51,6 @@ def numpy_speaks(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
 
 
-def _suits_mkl(rows: int, per_row: int) -> bool:
-    """Whether a product of so many rows, and multiplications per row, is a small narrow one."""
-    return 1 < rows <= NARROW and rows * per_row < NARROW_PRODUCT
-
-
 def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> Op:
     """Bind ``out = a @ b`` for every model of the stack.
 
@@ -68,17 +61,43 @@ def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> Op:
     out_Mik : Tensor of shape (M, i, k)
         Row-major result, overwritten by each call.
     """
-    M, i, _ = out_Mik.shape
-    if numpy_speaks(out_Mik):
-        if M > 1 and a_Mij.shape[2] == 1:
-            return partial(torch.mul, a_Mij, b_Mjk, out=out_Mik)
-        if M > 1:
-            return partial(np.matmul, a_Mij.numpy(), b_Mjk.numpy(), out_Mik.numpy())
-        if not _suits_mkl(i, a_Mij.shape[2] * b_Mjk.shape[2]):
-            return partial(np.dot, a_Mij[0].numpy(), b_Mjk[0].numpy(), out_Mik[0].numpy())
-    if M == 1:
-        return partial(torch.mm, a_Mij[0], b_Mjk[0], out=out_Mik[0])
-    return partial(torch.bmm, a_Mij, b_Mjk, out=out_Mik)
+    M, j = out_Mik.shape[0], a_Mij.shape[2]
+    if not numpy_speaks(out_Mik):
+        if M == 1:
+            return partial(torch.mm, a_Mij[0], b_Mjk[0], out=out_Mik[0])
+        return partial(torch.bmm, a_Mij, b_Mjk, out=out_Mik)
+    if M > 1 and j == 1:
+        return partial(torch.mul, a_Mij, b_Mjk, out=out_Mik)
+    a, b, out = (x.numpy() if M > 1 else x[0].numpy() for x in (a_Mij, b_Mjk, out_Mik))
+    blocks = column_blocks(a_Mij, b_Mjk)
+    if len(blocks) > 1:
+        return in_turn([partial(np.matmul, a, b[..., part], out[..., part]) for part in blocks])
+    return partial(np.matmul if M > 1 else np.dot, a, b, out)
+
+
+def column_blocks(a_Mij: Tensor, b_Mjk: Tensor) -> list[slice]:
+    """Equal blocks of the columns of ``a @ b``, each a small product; one block for many rows."""
+    i, j, k = *a_Mij.shape[1:], b_Mjk.shape[2]
+    if not 1 < i <= NARROW:
+        return [slice(0, k)]
+    most = SMALL_PRODUCT // (i * j)
+    if b_Mjk.stride(2) != 1:
+        most = min(most, SMALL_RESULT // i)
+    n_blocks = -(-k // max(1, most))
+    if k // n_blocks < NARROW:  # so long that blocks would be slivers
+        return [slice(0, k)]
+    ends = [k * (n + 1) // n_blocks for n in range(n_blocks)]
+    return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def in_turn(ops: list[Op]) -> Op:
+    """One operation that calls several, in their order."""
+
+    def run() -> None:
+        for op in ops:
+            op()
+
+    return run
 
 
 def affine(x_Mij: Tensor, W_Mjk: Tensor, b_Mk: Tensor, out_Mik: Tensor) -> list[Op]:
@@ -92,21 +111,7 @@ def affine(x_Mij: Tensor, W_Mjk: Tensor, b_Mk: Tensor, out_Mik: Tensor) -> list[
 
 def affine_columns(W_Mki: Tensor, v_Mji: Tensor, b_Mk: Tensor, out_Mkj: Tensor) -> list[Op]:
     """Bind ``out = W @ v' + b``, the bias along the middle axis (class-major logits)."""
-    M, k, n = out_Mkj.shape
-    if M == 1 and _suits_mkl(k, W_Mki.shape[2] * n):
-        return [partial(torch.addmm, b_Mk[0].unsqueeze(1), W_Mki[0], v_Mji[0].T, out=out_Mkj[0])]
-    blocks = [slice(0, n)]
-    if M > 1 and numpy_speaks(out_Mkj) and k <= SMALL_RESULT:
-        blocks = column_blocks(k, n)
-    products = [matmul(W_Mki, v_Mji[:, part].mT, out_Mkj[:, :, part]) for part in blocks]
-    return [*products, add_column(out_Mkj, b_Mk)]
-
-
-def column_blocks(n_rows: int, n_columns: int) -> list[slice]:
-    """Equal blocks of columns, so many that each has at most `SMALL_RESULT` numbers."""
-    n_blocks = -(-n_rows * n_columns // SMALL_RESULT)
-    ends = [n_columns * (b + 1) // n_blocks for b in range(n_blocks)]
-    return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return [matmul(W_Mki, v_Mji.mT, out_Mkj), add_column(out_Mkj, b_Mk)]
 
 
 def sum_rows(a_Mij: Tensor, out_Mj: Tensor) -> Op:
