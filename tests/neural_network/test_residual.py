@@ -208,7 +208,7 @@ def test_the_ensemble_is_the_weighted_mean_of_its_members():
 
 
 def test_calibration_sharpens_or_flattens_the_average():
-    one, X, y = fitted("multiclass", calibrate=False, max_iter=40)
+    one, X, _ = fitted("multiclass", calibrate=False, max_iter=40)
     two, _, _ = fitted("multiclass", calibrate=True, max_iter=40)
     p = one.predict_proba(X) ** two.temperature_
     assert_allclose(two.predict_proba(X), p / p.sum(1, keepdims=True), rtol=1e-10)
@@ -325,7 +325,7 @@ def test_without_early_stopping_validation_rows_are_only_recorded():
 
 
 def test_validation_arguments_are_checked():
-    cls, needed, X, y = task("binary")
+    cls, _, X, y = task("binary")
     with pytest.raises(ValueError, match="y_val"):
         cls(**QUICK).fit(X, y, X_val=X)
     with pytest.raises(ValueError, match="y_val has labels"):
