@@ -252,8 +252,12 @@ def test_an_interrupt_ends_a_whole_search(how):
     _, _, X, y = task("binary")
     model = MLPResidualClassifier(**{**QUICK, "max_iter": 10**6, "n_iter_no_change": np.inf})
     model.set_callbacks(Recorder(press_after=2))
+
+    def search():
+        GridSearchCV(model, {"width": [4, 8]}, cv=2).fit(X, y)
+
+    def fits():
+        joblib.Parallel(n_jobs=1)(joblib.delayed(model.fit)(X, y) for _ in range(3))
+
     with pytest.raises(KeyboardInterrupt):
-        if how == "search":
-            GridSearchCV(model, {"width": [4, 8]}, cv=2).fit(X, y)
-        else:
-            joblib.Parallel(n_jobs=1)(joblib.delayed(model.fit)(X, y) for _ in range(3))
+        search() if how == "search" else fits()
