@@ -57,7 +57,7 @@ def network(skip, n_blocks, seed):
         learning_rate="cosine",
         learning_rate_init=0.03,
         warmup_fraction=0.0,
-        weight_decay=1e-4,
+        weight_decay=0.0,
         batch_size=128,
         max_iter=10,
         device="cpu",

@@ -178,8 +178,9 @@ class StackedResidualNetwork:
         ops: list[Op] = [*self._casts, *self._bind_draws(slot)]
         if self.spec.normalization is Normalization.BATCH:
             ops.append(partial(r_M1B.copy_, slot.r_M1B))
-        if self.spec.normalization is not Normalization.NONE:
             ops.append(partial(_set_epsilon, slot.r_M1B, self.spec.norm_epsilon, epsilon_M11))
+        else:
+            epsilon_M11.fill_(self.spec.norm_epsilon)
         ops += [*program.forward, *self._bind_head(slot, program), *program.backward]
         ops += self._casts_back
         if penalised:
@@ -214,7 +215,7 @@ class StackedResidualNetwork:
         ops, hidden = last.forward(x)
         forward += ops
         hidden_delta = bound.buffer("back.final", spec.width, low=True)
-        backward: list[Op] = [d.zero_, *last.backward(hidden_delta, d, add=True)]
+        backward = last.backward(hidden_delta, d, add=False)
         for block in reversed(blocks):
             backward += block.backward()
         return _Program(forward, backward + input_backward, hidden, hidden_delta)

@@ -9,10 +9,22 @@ import torch
 
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.residual_fitted import FittedResidual
-from sknn_resid.neural_network._calibration import raw_of, sharpened
+from sknn_resid.neural_network._calibration import linked, raw_of, sharpened
 
 # Numbers held at once: outputs of all members for a chunk of rows.
 CHUNK_NUMBERS = 1 << 21
+
+
+def member_outputs(
+    members: FittedResidual, X: np.ndarray, device: torch.device | None
+) -> np.ndarray:
+    """Probabilities or means of each member, float64 of shape (M, n, K).
+
+    The link is taken in float64, whatever the network computes in: probabilities that are to sum to
+    1 for scikit-learn's metrics must not be float32's.
+    """
+    logits_MNK = members.logits(X, device)
+    return np.stack([linked(members.spec.loss, z.astype(np.float64)) for z in logits_MNK])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +75,7 @@ class Ensemble:
         chunk = max(256, CHUNK_NUMBERS // (len(used) * max(n_outputs, members.spec.width)))
         for first in range(0, n, chunk):
             rows = slice(first, first + chunk)
-            outputs_MNK = members.outputs(X[rows], device).astype(np.float64, copy=False)
+            outputs_MNK = member_outputs(members, X[rows], device)
             mean[rows] = np.tensordot(weights, outputs_MNK, axes=1)
             if spread:
                 variance[rows] = np.tensordot(weights, (outputs_MNK - mean[rows]) ** 2, axes=1)

@@ -19,7 +19,7 @@ from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.spec import TrainSpec
 from sknn_resid.neural_network._calibration import group_weights, temperature
 from sknn_resid.neural_network._committee import Committee, EpochReport
-from sknn_resid.neural_network._ensemble import Ensemble
+from sknn_resid.neural_network._ensemble import Ensemble, member_outputs
 from sknn_resid.neural_network._folds import Folds
 
 AfterEpoch = Callable[[EpochReport, Callable[[], Ensemble]], bool]
@@ -178,7 +178,8 @@ def train_ensemble(
     return Trained(
         ensemble=ensemble,
         reason=_reason(results, longest),
-        n_epochs=longest.n_epochs,
+        # A member may have trained one epoch on before it heard that all stop.
+        n_epochs=len(committee.loss_curve),
         chosen_epochs=epochs,
         loss_curve=committee.loss_curve,
         validation_curve=committee.validation_curve,
@@ -356,4 +357,4 @@ class _Votes:
         chosen = np.asarray(members)
         scale = None if every.input_scale is None else every.input_scale[chosen]
         asked = FittedResidual(every.spec, every.params[chosen], every.statistics[chosen], scale)
-        return asked.outputs(X, self._recipe.device).astype(np.float64, copy=False)
+        return member_outputs(asked, X, self._recipe.device)

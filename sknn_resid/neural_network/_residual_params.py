@@ -23,11 +23,7 @@ from sknn_resid.neural_network._params import ACTIVATIONS, working_dtypes
 
 # Tables of no more distinct rows are one batch: then a row of weight two is exactly a row twice.
 FULL_BATCH_ROWS = 64
-AUTO_EPOCHS = 64
-# A small table makes few steps in 64 epochs; it gets at least so many.
-AUTO_STEPS = 256
 LOOKS = 32  # how often held-out rows are looked at in the whole budget
-PATIENCE_PART = 4  # patience is the budget over this
 # Of He's sqrt(2 / fan_in): the last matrix of a branch begins with 1 / sqrt(fan_in).
 AUTO_BRANCH_SCALE = math.sqrt(0.5)
 PIECEWISE_GAIN = 0.5  # initial weights of piecewise columns beside those of the scaled value
@@ -77,7 +73,8 @@ def budget(est: Any, n_rows: int, n_distinct: int) -> Budget:
     256. Rows are split evenly into batches of about that size (a given size is the largest): a
     last batch of a few rows would have no batch statistics worth the name.
 
-    max_iter="auto": 64 epochs, or as many as make 256 steps.
+    Held-out rows are looked at 32 times in the whole budget, and at least once in each span of
+    ``n_iter_no_change`` epochs.
     """
     if est.batch_size == "auto":
         if n_distinct <= FULL_BATCH_ROWS:
@@ -87,14 +84,7 @@ def budget(est: Any, n_rows: int, n_distinct: int) -> Budget:
             n_batches = max(1, round(n_rows / target))
     else:
         n_batches = math.ceil(n_rows / est.batch_size)
-    if est.max_iter == "auto":
-        max_epochs = max(AUTO_EPOCHS, math.ceil(AUTO_STEPS / n_batches))
-    else:
-        max_epochs = int(est.max_iter)
-    if est.n_iter_no_change == "auto":
-        patience = float(max(1, max_epochs // PATIENCE_PART))
-    else:
-        patience = float(est.n_iter_no_change)
+    max_epochs, patience = int(est.max_iter), float(est.n_iter_no_change)
     judge_every = max(1, max_epochs // LOOKS) if est.early_stopping else 1
     judge_every = int(max(1, min(judge_every, patience)))
     return Budget(math.ceil(n_rows / n_batches), n_batches, max_epochs, judge_every, patience)

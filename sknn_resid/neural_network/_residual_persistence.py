@@ -151,7 +151,7 @@ def _unpack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     est._ensemble = Ensemble(members, est.member_weights_, float(meta["temperature"]))
     if "codec" in meta:
         est._codec = unpack_codec(meta, arrays)
-        est.classes_ = est._codec.classes
+        est.classes_, est.temperature_ = est._codec.classes, est._ensemble.temperature
     else:
         names = ("shift", "scale", "low", "high")
         est._codec = TargetScale(*(arrays.get(f"target_{name}") for name in names))

@@ -116,8 +116,8 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
     batch_size : int or 'auto', default='auto'
         Most rows of a minibatch; the rows are split evenly. 'auto' is about n / 16 within 64 and
         256, and all rows where there are at most 64 distinct ones.
-    max_iter : int or 'auto', default='auto'
-        Most epochs; 'auto' is 64, or as many as make 256 steps.
+    max_iter : int, default=64
+        Most epochs.
     average_fraction : float, default=0.02
         Horizon, as a part of all steps, over which weights are averaged; the averages predict. 0
         takes the last weights.
@@ -131,9 +131,8 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
     validation_fraction : float, default=0.125
         Part of the rows that a member leaves out: folds of that size, by content, so that copies of
         a row are left out together.
-    n_iter_no_change : int, float('inf') or 'auto', default='auto'
-        Epochs without improvement of the mean held-out loss after which training stops; 'auto' is a
-        quarter of ``max_iter``.
+    n_iter_no_change : int or float('inf'), default=16
+        Epochs without improvement of the mean held-out loss after which training stops.
     max_time : float or None, default=None
         Seconds after which no further epoch starts.
     device : str, default='auto'
@@ -257,12 +256,12 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
         epsilon=1e-8,
         warmup_fraction=0.1,
         batch_size="auto",
-        max_iter="auto",
+        max_iter=64,
         average_fraction=0.02,
         clip_norm=None,
         early_stopping=True,
         validation_fraction=0.125,
-        n_iter_no_change="auto",
+        n_iter_no_change=16,
         max_time=None,
         device="auto",
         dtype="auto",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from engine.residual_builders import STRUCTURES, make_params, make_spec
 
-from sknn_resid.engine.newton_schulz import COEFFICIENTS, ROUNDS, orthogonalize
+from sknn_resid.engine.newton_schulz import ROUNDS, orthogonalize
 from sknn_resid.engine.optimizers import make_optimizer
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_network import StackedResidualNetwork
@@ -32,6 +32,14 @@ def test_singular_values_come_near_one_and_vectors_stay(shape, dtype):
         np.testing.assert_allclose(inner, np.diag(np.diag(inner)), atol=1e-4)
 
 
+def test_every_singular_value_of_the_interval_comes_near_one():
+    s = np.geomspace(0.002, 1, 10_000)
+    for a, b, c in ROUNDS:
+        s = a * s + b * s**3 + c * s**5
+    assert s.min() > 0.66
+    assert s.max() < 1.34
+
+
 def test_zeros_stay_zeros():
     ops, result = orthogonalize(torch.zeros(2, 3, 4, dtype=torch.float64))
     for op in ops:
@@ -41,9 +49,8 @@ def test_zeros_stay_zeros():
 
 def direction(G):
     """Newton and Schulz's rounds on one matrix as it stands, by numpy."""
-    a, b, c = COEFFICIENTS
     X = G / np.linalg.norm(G)
-    for _ in range(ROUNDS):
+    for a, b, c in ROUNDS:
         A = X @ X.T
         X = a * X + (b * A + c * A @ A) @ X
     return X

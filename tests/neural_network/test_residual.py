@@ -199,7 +199,8 @@ def test_predict_is_the_most_probable_class():
 
 
 def test_the_ensemble_is_the_weighted_mean_of_its_members():
-    model, X, _ = fitted("multiclass", n_estimators=4, calibrate=False, validation_fraction=0.3)
+    params = {"n_estimators": 4, "calibrate": False, "validation_fraction": 0.3, "dtype": None}
+    model, X, _ = fitted("multiclass", **params)
     assert model.temperature_ == 1
     members = model._ensemble.members.outputs(model.encoder_.transform(X))
     mean = np.tensordot(model.member_weights_, members, axes=1)
@@ -207,7 +208,7 @@ def test_the_ensemble_is_the_weighted_mean_of_its_members():
 
 
 def test_calibration_sharpens_or_flattens_the_average():
-    one, X, y = fitted("multiclass", calibrate=False, max_iter=40)
+    one, X, _ = fitted("multiclass", calibrate=False, max_iter=40)
     two, _, _ = fitted("multiclass", calibrate=True, max_iter=40)
     p = one.predict_proba(X) ** two.temperature_
     assert_allclose(two.predict_proba(X), p / p.sum(1, keepdims=True), rtol=1e-10)
@@ -215,7 +216,7 @@ def test_calibration_sharpens_or_flattens_the_average():
 
 
 def test_transform_is_what_the_heads_read():
-    model, X, _ = fitted("regression", clamp=False)
+    model, X, _ = fitted("regression", clamp=False, dtype=None)
     members = model._ensemble.members
     hidden = model.transform(X).reshape(len(X), 2, 8)
     from sknn_resid.engine.residual_layout import ResidualLayout
@@ -269,7 +270,7 @@ def test_many_rows_are_predicted_in_pieces(monkeypatch):
     from sknn_resid.neural_network import _residual_prediction
 
     X, y, _ = mixed_table()
-    model = MLPResidualClassifier(**QUICK).fit(X, y)
+    model = MLPResidualClassifier(**QUICK, dtype=None).fit(X, y)
     whole = model.predict_proba(X)
     monkeypatch.setattr(_residual_prediction, "ROWS_AT_ONCE", 7)
     assert_allclose(model.predict_proba(X), whole, rtol=1e-12)
@@ -295,7 +296,7 @@ def test_members_leave_out_other_rows_and_none_is_lost():
 
 def test_given_validation_rows_are_judged_by():
     cls, needed, X, y = task("multiclass", n_rows=160)
-    params = {**QUICK, **needed, "average_fraction": 0.0, "n_estimators": 1, "calibrate": False}
+    params = {**QUICK, **needed, "n_estimators": 1, "calibrate": False, "dtype": None}
     model = cls(**params).fit(X[:100], y[:100], X_val=X[100:], y_val=y[100:])
     best = int(np.argmin(model.validation_loss_curve_))
     assert model.validation_iterations_[best] == model.best_iteration_[0]
@@ -324,7 +325,7 @@ def test_without_early_stopping_validation_rows_are_only_recorded():
 
 
 def test_validation_arguments_are_checked():
-    cls, needed, X, y = task("binary")
+    cls, _, X, y = task("binary")
     with pytest.raises(ValueError, match="y_val"):
         cls(**QUICK).fit(X, y, X_val=X)
     with pytest.raises(ValueError, match="y_val has labels"):
@@ -377,7 +378,13 @@ def test_bad_parameters(params, words):
 
 def test_training_that_explodes_says_what_to_do():
     _, _, X, y = task("regression")
-    model = MLPResidualRegressor(**{**QUICK, "learning_rate_init": 1e300, "normalization": None})
+    params = {**QUICK, "learning_rate_init": 1e300, "normalization": None}
+    model = MLPResidualRegressor(**params, batch_size=20)
     with pytest.raises(ValueError, match="learning_rate_init"):
         model.fit(X, y)
     assert not hasattr(model, "encoder_")
+    # One step an epoch: the first loss, before any step, is finite, and so are those weights.
+    model = MLPResidualRegressor(**params, batch_size=len(X))
+    with pytest.warns(ConvergenceWarning, match="2 of 2 members diverged"):
+        model.fit(X, y)
+    assert np.isfinite(model.predict(X)).all()

@@ -1,4 +1,4 @@
-"""The parts of the residual estimators that can be tested alone: folds, target scale, calibration."""
+"""Parts of the residual estimators that can be tested alone: folds, target scale, calibration."""
 
 import numpy as np
 import pytest
