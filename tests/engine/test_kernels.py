@@ -17,8 +17,10 @@ from sknn_resid.engine.losses import SoftmaxCrossEntropy, SquaredError
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.spec import OptimizerKind
 
-# One row, narrow (2 to 16), not narrow (17); 9 x 30 x 40 is tiny, 90 x 50 x 80 is not.
+# One row, narrow (2 to 16), not narrow (17); 9 x 30 x 40 is tiny, 90 x 50 x 80 is not. An outer
+# product; a narrow product with a result of more than `SMALL_RESULT` numbers, and not divisible.
 SHAPES = [(1, 9, 5), (3, 9, 5), (16, 9, 5), (17, 9, 5), (9, 30, 40), (90, 50, 80)]
+SHAPES += [(8, 1, 5), (7, 6, 401)]
 
 
 @pytest.fixture(params=[True, False], ids=["numpy", "torch only"])
@@ -71,6 +73,30 @@ def test_affine_columns(numpy_allowed, n_models, shape):
     run(kernels.affine_columns(W, v, b, out))
     expected = torch.einsum("mki,mni->mkn", W, v) + b[:, :, None]
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 26, 1199, 1200])
+@pytest.mark.parametrize("n_columns", [1, 2, 200, 1201])
+def test_column_blocks(n_rows, n_columns):
+    blocks = kernels.column_blocks(n_rows, n_columns)
+    columns = [c for block in blocks for c in range(n_columns)[block]]
+    assert columns == list(range(n_columns))
+    widths = [block.stop - block.start for block in blocks]
+    assert max(widths) - min(widths) <= 1
+    assert n_rows * max(widths) < kernels.SMALL_RESULT + n_rows
+
+
+@pytest.mark.parametrize("one_output", [False, True])
+def test_one_factor_for_all_models(numpy_allowed, one_output):
+    """A batch that a stack shares is an expanded view."""
+    x, W = draws(1, 9, 4).expand(3, 9, 4), draws(3, 4, 5)
+    out, back = torch.empty(3, 9, 5).double(), torch.empty(3, 4, 5).double()
+    run([kernels.matmul(x, W, out), kernels.matmul(x.mT, out, back)])
+    torch.testing.assert_close(out, x @ W, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(back, x.mT @ out, rtol=1e-12, atol=1e-12)
+    a, b = draws(2, 3, 4, 7), draws(2, 1, 1 if one_output else 4, 7)
+    expected = (a * b).sum((2, 3))
+    np.testing.assert_allclose(kernels.batch_dots(a, b), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n_models", [1, 3])

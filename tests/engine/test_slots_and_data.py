@@ -313,11 +313,12 @@ def test_row_chunks():
 # -- banks ---------------------------------------------------------------------------------------
 
 
-def make_bank(*, sparse=False, codes=False, product_dtype=torch.float64):
+def make_bank(*, sparse=False, codes=False, product_dtype=torch.float64, **options):
     """Two models, three slots of four rows, five features, three outputs, two targets."""
     dtypes = {"dtype": torch.float64, "product_dtype": product_dtype}
     device = torch.device("cpu")
-    return SlotBank(2, 3, 4, 5, 3, 2, codes=codes, sparse=sparse, device=device, **dtypes)
+    options |= {"codes": codes, "sparse": sparse, "device": device}
+    return SlotBank(2, 3, 4, 5, 3, 2, **options, **dtypes)
 
 
 def test_slots_are_views_of_the_bank():
@@ -365,6 +366,45 @@ def test_a_segment_may_use_fewer_slots():
     assert bank.y_MGBT[1, :2].eq(1).all()
     assert bank.y_MGBT[1, 2].eq(0).all()
     assert bank.y_MGBT[0].eq(0).all()
+
+
+def test_a_shared_bank_has_one_copy_of_each_batch():
+    """What two models read is one piece of memory; logits are each model's own."""
+    bank = make_bank(shared=True)
+    bank.bind_gather(0, np.arange(50.0).reshape(10, 5))(np.array([3, 1, 4, 1]))
+    bank.T_MGKB[:, 1].fill_(7)
+    bank.r_MG1B[:, 1].fill_(8)
+    for slot in bank.slots:
+        assert slot.X_MBD.shape == (2, 4, 5)
+        assert torch.equal(slot.X_MBD[0], slot.X_MBD[1])
+        assert slot.X_MBD[0].data_ptr() == slot.X_MBD[1].data_ptr()
+    assert bank.slots[1].T_MKB.shape == (2, 3, 4)
+    assert bank.slots[1].T_MKB.eq(7).all()
+    assert bank.slots[1].r_M1B.eq(8).all()
+    bank.slots[0].Z_MKB[1].fill_(5)
+    assert bank.Z_MGKB[0].eq(0).all()
+    assert [y.shape for y in bank.used(2).y_M] == [(8, 2)]
+
+
+def test_slots_are_contiguous():
+    """Softmax along the outputs copies what is not."""
+    for shared in (False, True):
+        for slot in make_bank(shared=shared).slots:
+            assert slot.Z_MKB.is_contiguous()
+            assert slot.T_MKB[0].is_contiguous()
+        assert all(part.is_contiguous() for part in make_bank(shared=shared).used(2).in_memory)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_column_of_ones_beside_the_rows(dtype):
+    bank = make_bank(with_ones=True)
+    X = np.arange(50.0).reshape(10, 5).astype(dtype)
+    bank.bind_gather(0, X)(np.array([3, 1, 4, 1]))
+    bank.bind_gather(1, X)(np.array([9, 2]))
+    for slot in bank.slots:
+        assert slot.X1_MBD[:, :, -1].eq(1).all()
+        np.testing.assert_array_equal(slot.X1_MBD[0, :, :5], X[[3, 1, 4, 1]])
+        np.testing.assert_array_equal(slot.X_MBD[1, :2], X[[9, 2]])
 
 
 def test_dtypes_of_a_bank():
