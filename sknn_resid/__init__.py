@@ -1,4 +1,4 @@
-"""scikit-learn-compatible neural networks: faster MLPs, deep residual MLPs for raw tables.
+"""scikit-learn-compatible neural networks and linear models.
 
 Names are loaded when they are first asked for, so that ``import sknn_resid`` is instant and does
 not import torch.
@@ -11,6 +11,7 @@ from sknn_resid._show_versions import show_versions
 from sknn_resid._version import __version__
 
 if TYPE_CHECKING:
+    from sknn_resid.linear_model import OLS, Ridge, RidgeCV
     from sknn_resid.neural_network import (
         MLPClassifier,
         MLPRegressor,
@@ -18,7 +19,23 @@ if TYPE_CHECKING:
         MLPResidualRegressor,
         TableEncoder,
     )
+    from sknn_resid.stacking import stacked
 
+__all__ = [
+    "OLS",
+    "MLPClassifier",
+    "MLPRegressor",
+    "MLPResidualClassifier",
+    "MLPResidualRegressor",
+    "Ridge",
+    "RidgeCV",
+    "TableEncoder",
+    "__version__",
+    "show_versions",
+    "stacked",
+]
+
+_LINEAR = ("OLS", "Ridge", "RidgeCV")
 _NETWORKS = (
     "MLPClassifier",
     "MLPRegressor",
@@ -27,22 +44,17 @@ _NETWORKS = (
     "TableEncoder",
 )
 
-__all__ = [
-    "MLPClassifier",
-    "MLPRegressor",
-    "MLPResidualClassifier",
-    "MLPResidualRegressor",
-    "TableEncoder",
-    "__version__",
-    "show_versions",
-]
-
 
 def __getattr__(name: str) -> Any:
+    if name == "stacked":
+        return import_module("sknn_resid.stacking").stacked
     if name in _NETWORKS:
+        import_module("sknn_resid.stacking")  # tells joblib of the backend "stacked"
         return getattr(import_module("sknn_resid.neural_network"), name)
-    if name == "neural_network":
-        return import_module("sknn_resid.neural_network")
+    if name in _LINEAR:
+        return getattr(import_module("sknn_resid.linear_model"), name)
+    if name in ("linear_model", "neural_network"):
+        return import_module(f"sknn_resid.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
