@@ -75,7 +75,13 @@ FLOORS = {
     "neural_network._classifier": 60,
     "neural_network._regressor": 60,
     # 40 to 46: pure kernels of the linear models; no scikit-learn, no torch
+    "linear_model._words": 40,
+    "linear_model._gram": 41,
+    "linear_model._system": 42,
+    "linear_model._basis": 42,
     "linear_model._factor": 43,
+    "linear_model._decompose": 44,
+    "linear_model._refine": 44,
     "linear_model._filters": 44,
     "linear_model._loo": 45,
     "linear_model._least_squares": 46,

@@ -1,7 +1,7 @@
 """One factorisation of a weighted least-squares problem, for all targets and all penalties.
 
-With ``A = [1, X - shift]``, weights ``w`` and the penalty ``alpha * sum_j penalty_j b_j^2`` there is
-a basis ``B`` such that ``U = sqrt(w) A B`` has orthonormal columns and
+With ``A = [1, X - shift]``, weights ``w`` and the penalty ``alpha * sum_j penalty_j b_j^2`` there
+is a basis ``B`` such that ``U = sqrt(w) A B`` has orthonormal columns and
 
     coefficients(alpha) = B (f * z),        z = U' sqrt(w) (y - y_shift),
     f_k = d_k^2 / (d_k^2 + alpha),
@@ -26,6 +26,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from ._basis import Directions, directions
+from ._system import System
+from ._words import matmul
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +57,10 @@ class Factor:
     rank : int
         Rank of X, centred if there is an intercept (which is not counted), decided on columns
         scaled to the same norm.
-    scaled_singular_values : ndarray of shape (min(n_rows, n_features),)
-        Singular values of the (centred) columns scaled to norm 1 (a constant column stays 0),
-        descending. Their ratio is the condition number that limits accuracy.
+    scaled_singular_values : ndarray of shape (n_features,)
+        Singular values of the (centred) columns, scaled by powers of two where their norms differ
+        by more than a factor of 64; descending. Their ratio is the condition number that limits
+        accuracy; those behind the rank are noise.
     dependent : ndarray of int
         Columns with a part in the null space; empty for full rank, and where ``rank`` is short
         only because there are fewer rows than columns.
@@ -101,136 +106,173 @@ class Factor:
         return float(d[0] / d[self.rank - 1]) if self.rank else 1.0
 
 
-def decompose(
-    X: np.ndarray,
-    Y: np.ndarray,
-    *,
-    sample_weight: np.ndarray | None = None,
-    fit_intercept: bool = True,
-    penalty: np.ndarray | None = None,
-) -> Factor:
-    """Factor a least-squares problem.
+def factorise(system: System, penalty: np.ndarray | None = None) -> tuple[Factor, Directions]:
+    """Factor centred normal equations.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_features), float64
-        Finite.
-    Y : ndarray of shape (n_samples, n_targets), float64
-        Finite, always two axes.
-    sample_weight : ndarray of shape (n_samples,) or None, default=None
-        Not negative, finite, not all 0. A row of weight 0 counts as absent.
-    fit_intercept : bool, default=True
-        Whether an unpenalised intercept belongs to the model.
+    system : System
     penalty : ndarray of shape (n_features,) or None, default=None
         Relative penalties, not negative; 0 leaves a feature free. None means 1 for all.
 
     Returns
     -------
-    Factor
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> X, Y = np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [3.0], [5.0]])
-    >>> factor = decompose(X, Y)
-    >>> factor.rank, factor.tss.round(12)
-    (1, array([8.]))
+    factor : Factor
+    found : Directions
+        Of the scaled columns: rank, null space, and whether the precision of ``system`` is enough.
     """
-    n, p = X.shape
-    if sample_weight is not None:
-        keep = sample_weight > 0
-        X, Y, w = X[keep], Y[keep], np.asarray(sample_weight, dtype=np.float64)[keep]
+    p, t = system.xx.shape[1], system.xy.shape[2]
+    max_rank = max(0, system.n_rows - system.fit_intercept)
+    shape = (system.precision, system.slices, max_rank)
+    found = directions(system.xx, system.norms, *shape)
+    free = np.zeros(p, dtype=bool) if penalty is None else penalty == 0
+    parts: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    if not free.any():
+        root = None if penalty is None else np.sqrt(penalty)
+        B, d = user_basis(found, root)
+        parts, values = [B], [d]
     else:
-        w = np.ones(n)
-    total = float(w.sum())
-    shift = w @ X / total if fit_intercept else np.zeros(p)
-    y_shift = w @ Y / total if fit_intercept else np.zeros(Y.shape[1])
-    root = np.sqrt(w)[:, None]
-    Z, V = root * (X - shift), root * (Y - y_shift)
-    if fit_intercept:  # what the rounding of the means left
-        Z -= root * (root.T @ Z / total)
-        V -= root * (root.T @ V / total)
-    squares = np.einsum("ij,ij->j", Z, Z)
-    scale = _power_of_two(np.sqrt(squares))
-    norms = np.where(squares > 0, np.sqrt(squares), 1.0)
-    tol = max(len(w), p) * np.finfo(float).eps
-    _, d_all, Vt_all = np.linalg.svd(Z / norms, full_matrices=False)
-    rank = int((d_all > tol * d_all[:1].sum()).sum())
-    dependent = _dependent_columns(Vt_all[:rank], squares, min(len(w) - fit_intercept, p))
-    pen = np.ones(p) if penalty is None else np.asarray(penalty, dtype=np.float64)
-    blocks, d_list, z_list = [], [], []
-    if fit_intercept:
-        start = np.zeros((1 + p, 1))
-        start[0] = 1 / np.sqrt(total)
-        blocks, d_list, z_list = [start], [np.array([np.inf])], [root.T @ V / np.sqrt(total)]
-    free = pen == 0
-    if free.any():
-        U0, basis0 = _range_basis(Z[:, free], scale[free], tol)
-        U0, d0, B0t = _polar(U0, basis0, U0.T @ Z[:, free])
-        part = np.zeros((1 + p, len(d0)))
-        part[1:][free] = B0t
-        blocks.append(part)
-        d_list.append(np.full(len(d0), np.inf))
-        z_list.append(U0.T @ V)
-        L = B0t @ (U0.T @ Z[:, ~free])
-        Z_pen = Z[:, ~free] - U0 @ (U0.T @ Z[:, ~free])
-    else:
-        Z_pen = Z
-    if (~free).any():
-        U, raw = _range_basis(Z_pen, scale[~free], tol)
-        half = np.sqrt(pen[~free])
-        U, d, B = _polar(U, raw, (U.T @ Z_pen) / half)
-        part = np.zeros((1 + p, len(d)))
-        part[1:][~free] = B / half[:, None]
-        if free.any():
-            part[1:][free] = -L @ part[1:][~free]
-        blocks.append(part)
-        d_list.append(d)
-        z_list.append(U.T @ V)
-    basis = np.concatenate(blocks, axis=1) if blocks else np.zeros((1 + p, 0))
-    d = np.concatenate(d_list) if d_list else np.zeros(0)
-    z = np.concatenate(z_list) if z_list else np.zeros((0, Y.shape[1]))
-    fitted = root * (basis[0] @ z) + Z @ (basis[1:] @ z)
-    return Factor(
-        n_rows=len(w),
-        sum_weights=total,
-        fit_intercept=fit_intercept,
-        shift=shift,
-        y_shift=y_shift,
+        first = directions(_block(system.xx, free, free), system.norms[free], *shape)
+        B0, d0 = user_basis(first, None)
+        parts.append(np.zeros((p, len(d0))))
+        parts[0][free] = B0
+        values.append(np.full(len(d0), np.inf))
+        if not free.all():
+            B1, d1 = _beside_free(system, free, B0, penalty, shape)
+            parts.append(B1)
+            values.append(d1)
+    body = np.concatenate(parts, axis=1)
+    z = matmul(np.ascontiguousarray(body.T)[None], system.xy, system.slices, 1)[0]
+    basis = np.concatenate([-(system.mean[0] @ body)[None], body])
+    if system.fit_intercept:
+        root_total = np.sqrt(system.sum_weights[0])
+        lead = np.zeros((1 + p, 1))
+        lead[0] = 1.0 / root_total
+        basis = np.concatenate([lead, basis], axis=1)
+        z = np.concatenate([(system.y_mean[0] * root_total)[None], z])
+        values.insert(0, np.array([np.inf]))
+    tss = np.maximum(system.yy[0], 0.0)
+    outside = tss - (z[int(system.fit_intercept) :] ** 2).sum(axis=0)
+    factor = Factor(
+        n_rows=system.n_rows,
+        sum_weights=float(system.sum_weights[0]),
+        fit_intercept=system.fit_intercept,
+        shift=system.shift,
+        y_shift=system.y_shift,
         basis=basis,
-        singular_values=d,
-        z=z,
-        rank=rank,
-        scaled_singular_values=d_all,
-        dependent=dependent,
-        rss_outside=((V - fitted) ** 2).sum(axis=0),
-        tss=(V**2).sum(axis=0),
-        column_squares=squares,
+        singular_values=np.concatenate(values),
+        z=z.reshape(-1, t),
+        rank=found.rank,
+        scaled_singular_values=found.values,
+        dependent=_dependent_columns(found, max_rank),
+        rss_outside=np.maximum(outside, 0.0),
+        tss=tss,
+        column_squares=np.maximum(system.xx[0].diagonal(), 0.0),
         penalty=penalty,
     )
+    return factor, found
 
 
-def _power_of_two(norms: np.ndarray) -> np.ndarray:
-    """Powers of two near the norms, 1 for 0: scaling by them is exact."""
-    return np.ldexp(1.0, np.frexp(np.where(norms > 0, norms, 1.0))[1])
+def _block(xx: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    return xx[:, rows][:, :, columns]
 
 
-def _range_basis(Z: np.ndarray, scale: np.ndarray, tol: float) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal basis U of the range of Z, and B with Z B = U, decided on scaled columns."""
-    U, d, Vt = np.linalg.svd(Z / scale, full_matrices=False)
-    keep = d > tol * d[:1].sum()
-    return U[:, keep], (Vt[keep].T / d[keep]) / scale[:, None]
+def user_basis(found: Directions, root: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Directions and singular values in the user's coordinates, or those of the penalty.
+
+    Parameters
+    ----------
+    found : Directions
+    root : ndarray of shape (p,) or None
+        Square roots of the penalties; None means 1 for all.
+
+    Returns
+    -------
+    B : ndarray of shape (p, rank)
+        ``B' X'X B`` is the identity, ``B' diag(root)^2 B`` is diagonal, no part in the null space.
+    d : ndarray of shape (rank,)
+    """
+    V, d = found.vectors[:, : found.rank], found.values[: found.rank]
+    stretch = found.scale if root is None else found.scale / root
+    if root is None and (found.scale == found.scale[:1]).all():
+        return V / (d * stretch[:1]), d * stretch[:1]
+    R = (d * V * stretch[:, None]).T  # X = U R, with U orthonormal
+    if stretch.max() > 64.0 * stretch.min():
+        d, V = _graded_svd(R)
+    else:
+        _, d, Vt = np.linalg.svd(R, full_matrices=False)
+        V = Vt.T
+    B = V / d
+    return (B if root is None else B / root[:, None]), d
 
 
-def _polar(U: np.ndarray, raw: np.ndarray, R: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Turn an orthonormal basis into singular directions of U R; B = V / d has minimum norm."""
-    Q, d, Vt = np.linalg.svd(R, full_matrices=False)
-    return U @ Q, d, Vt.T / d
+def _graded_svd(R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values and right vectors of R = C diag(s), to high relative accuracy.
+
+    One-sided Jacobi: its error is that of C however different the columns' scales s are, where the
+    usual algorithm has 2^-53 of the largest singular value (Drmac & Veselic 2008, SIAM J. Matrix
+    Anal. Appl. 29(4)).
+    """
+    if len(R) < R.shape[1]:
+        # X = U R with more columns than rows: R' = Q L first, pivoted rows keep the grading.
+        from scipy.linalg import qr
+
+        order = np.argsort(-np.abs(R).max(axis=0), kind="stable")
+        Q, L, pivot = qr(R[:, order].T, mode="economic", pivoting=True)
+        inner = np.empty_like(L)
+        inner[:, pivot] = L
+        V = np.empty_like(R.T)
+        d, W = _jacobi(np.ascontiguousarray(inner.T))
+        # R[:, order]' = Q inner, so that R = inner' Q' in the order.
+        V[order] = Q @ W
+        return d, V
+    return _jacobi(R)
 
 
-def _dependent_columns(Vt: np.ndarray, squares: np.ndarray, full: int) -> np.ndarray:
-    """Columns whose unit vector is not in the row space (constant columns among them)."""
-    if len(Vt) >= full:
-        return np.flatnonzero(squares == 0) if len(Vt) < Vt.shape[1] == full else np.zeros(0, int)
-    outside = 1.0 - np.einsum("kj,kj->j", Vt, Vt)
-    return np.flatnonzero(outside > 1e-8)
+def _jacobi(R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Singular values, descending, and right singular vectors of a matrix with rows >= columns."""
+    from scipy.linalg.lapack import dgejsv
+
+    largest = np.abs(R).max()
+    exponent = np.frexp(largest)[1]
+    s, _, V, work, _, info = dgejsv(np.ldexp(R, -exponent), joba=2, jobr=0)
+    if info:  # did not converge: the plain algorithm, whose error the refinement repairs
+        _, d, Vt = np.linalg.svd(R, full_matrices=False)
+        return d, Vt.T
+    return np.ldexp(s * (work[0] / work[1]), exponent), V
+
+
+def _beside_free(system, free, B0, penalty, shape):
+    """Directions of the penalised columns after the free ones are projected out."""
+    pen = ~free
+    # X_pen - X_free L. The block of the congruence with [-L; I] errs with the square of L's error.
+    cross = _block(system.xx, free, pen)
+    slices = system.slices
+    L = B0 @ matmul(np.ascontiguousarray(B0.T)[None], cross, slices, 1)[0]
+    M = np.zeros((len(free), pen.sum()))
+    M[free] = -L
+    M[pen] = np.eye(pen.sum())
+    half = matmul(system.xx, M[None], slices, slices)
+    xx = matmul(np.ascontiguousarray(M.T)[None], half, slices, slices + (slices > 1))
+    lower = np.tril_indices(xx.shape[1], -1)
+    xx[:, lower[0], lower[1]] = xx[:, lower[1], lower[0]]
+    precision, _, max_rank = shape
+    norms = system.norms[pen] + np.abs(L).T @ system.norms[free]
+    gone = xx[0].diagonal() <= 2.0 ** (6.0 - precision) * norms**2
+    xx[:, gone] = 0.0
+    xx[:, :, gone] = 0.0
+    found = directions(xx, norms, precision, slices, max(0, max_rank - B0.shape[1]))
+    B, d = user_basis(found, np.sqrt(penalty[pen]))
+    body = np.zeros((len(free), len(d)))
+    body[pen] = B
+    body[free] = -L @ B
+    return body, d
+
+
+def _dependent_columns(found: Directions, max_rank: int) -> np.ndarray:
+    """Columns whose unit vector is not in the row space, constant columns among them."""
+    p, rank = len(found.scale), found.rank
+    if rank == p or (rank == max_rank and max_rank < p):
+        return np.zeros(0, dtype=int)
+    return np.flatnonzero((found.vectors[:, rank:] ** 2).sum(axis=1) > 1e-8)

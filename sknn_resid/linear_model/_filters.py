@@ -27,7 +27,7 @@ def shrinkage(factor: Factor, alphas: np.ndarray | float) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from sknn_resid.linear_model._factor import decompose
+    >>> from sknn_resid.linear_model._decompose import decompose
     >>> factor = decompose(np.array([[1.0], [-1.0]]), np.array([[1.0], [0.0]]))
     >>> shrinkage(factor, 2.0).round(12)
     array([1. , 0.5])

@@ -5,7 +5,7 @@
     covariance(problem, alpha)                          # unscaled: times sigma^2
     variance_difference(problem, alpha)                 # Delta, factored
     problem.factor                                      # Factor: paths, leave-one-out, leverage
-    state = stream(None, X1, Y1, ...); state = stream(state, X2, Y2); prepare_stream(state)
+    state = stream(None, X1, Y1); state = stream(state, X2, Y2); prepare_stream(state)
 
 Shapes: X (n_samples, n_features), Y (n_samples, n_targets), both float64, finite, two axes.
 """
@@ -13,11 +13,19 @@ Shapes: X (n_samples, n_features), Y (n_samples, n_targets), both float64, finit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from . import _filters
-from ._factor import Factor, decompose
+from ._decompose import Decomposition, from_sums, normal_equations
+from ._factor import Factor
+from ._gram import Gram, choose_shift, gram, merge
+from ._refine import Refiner
+from ._words import add, matmul, multiply, reciprocal, two_prod
+
+WIDEST = 2048  # columns up to which "auto" refines: the matrices of words stay small
+STREAM_SLICES = 4  # correctly rounded up to condition numbers near 1e7, before any row is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +34,28 @@ class Problem:
 
     Parameters
     ----------
-    factor : Factor
-        The factorisation in plain float64.
+    decomposition : Decomposition
+        Normal equations in words, and their factorisation.
     refined : bool
         Whether :func:`solve`, :func:`covariance` and :func:`variance_difference` refine.
+    rows : tuple of (X, Y, sample_weight), or None
+        The rows, by reference; None for a stream.
     """
 
-    factor: Factor
+    decomposition: Decomposition
     refined: bool
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
+
+    @property
+    def factor(self) -> Factor:
+        """The factorisation, plain float64."""
+        return self.decomposition.factor
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        """Solver of the normal equations."""
+        found = self.decomposition
+        return Refiner(found.system, found.factor, found.found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +71,19 @@ class Solution:
         Weighted residual sum of squares.
     refined : bool
         Whether the coefficients were refined to the correctly rounded answer; False where the
-        refinement was switched off or did not converge.
+        refinement was switched off, did not converge, or the precision of the sums of products
+        was not enough for it (condition numbers beyond about 1e14).
+    coef_words : ndarray of shape (n_words, n_targets, n_features)
+        The coefficients with the digits that ``coef`` rounds off.
+    intercept_words : ndarray of shape (n_words, n_targets)
     """
 
     coef: np.ndarray
     intercept: np.ndarray
     rss: np.ndarray
     refined: bool
+    coef_words: np.ndarray
+    intercept_words: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +101,15 @@ class Covariance:
     root : ndarray of shape (1 + n_features, n_directions)
         ``root @ root.T`` is the covariance of [intercept, coefficients] in plain float64, positive
         semi-definite by construction; row 0 is NaN without an intercept.
+    refined : bool, default=False
+        Whether the entries were refined to the correctly rounded answer.
     """
 
     coef: np.ndarray
     intercept_variance: float
     intercept_covariance: np.ndarray
     root: np.ndarray
+    refined: bool = False
 
     @property
     def eigenvalues(self) -> np.ndarray:
@@ -89,6 +120,20 @@ class Covariance:
             d = np.linalg.svd(rows, compute_uv=False)
             found[: len(d)] = d[: len(found)] ** 2
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Sums of products of all rows of a stream so far.
+
+    Parameters
+    ----------
+    sums : Gram
+    fit_intercept : bool
+    """
+
+    sums: Gram
+    fit_intercept: bool
 
 
 def prepare(
@@ -112,7 +157,7 @@ def prepare(
     penalty : ndarray of shape (n_features,) or None, default=None
         Relative penalties, not negative; 0 leaves a feature free.
     refine : bool or "auto", default="auto"
-        "auto" refines unless the problem is too wide for it.
+        "auto" refines up to `WIDEST` columns.
 
     Returns
     -------
@@ -125,10 +170,16 @@ def prepare(
     >>> solve(prepare(X, Y)).coef
     array([[2.]])
     """
-    factor = decompose(
-        X, Y, sample_weight=sample_weight, fit_intercept=fit_intercept, penalty=penalty
+    wanted = X.shape[1] <= WIDEST if refine == "auto" else bool(refine)
+    found = normal_equations(
+        X,
+        Y,
+        sample_weight=sample_weight,
+        fit_intercept=fit_intercept,
+        penalty=penalty,
+        refine=wanted,
     )
-    return Problem(factor, bool(refine))
+    return Problem(found, wanted, (X, Y, sample_weight))
 
 
 def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
@@ -144,9 +195,66 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
     -------
     Solution
     """
-    coef, intercept = _filters.coefficients(problem.factor, alpha)
-    rss = _filters.residual_sum(problem.factor, alpha)
-    return Solution(coef, intercept, rss, refined=False)
+    factor, system = problem.factor, problem.decomposition.system
+    targets = factor.z.shape[1]
+    alpha = np.ascontiguousarray(np.broadcast_to(np.asarray(alpha, dtype=np.float64), targets))
+    if not problem.refined:
+        coef, intercept = _filters.coefficients(factor, alpha)
+        rss = _filters.residual_sum(factor, alpha)
+        plain = Solution(coef, intercept, rss, False, coef[None], intercept[None])
+        return _with_rss(problem, plain, alpha, rss <= 2.0**-36 * factor.tss)
+    refiner = problem.refiner
+    rhs = system.xy / refiner.scale[:, None]
+    x, converged = refiner.solve(rhs, alpha)
+    b = np.ascontiguousarray((x / refiner.scale[:, None]).transpose(0, 2, 1))
+    c = _intercept_words(problem, b)
+    Gx = refiner.times(x)
+    doubled = add(rhs, add(rhs, -Gx, len(rhs)), len(rhs))
+    explained = _sum_words(multiply(x, doubled, len(rhs)), axis=0)
+    rss = add(system.yy, -explained, len(rhs)).sum(axis=0)
+    size = np.abs(x[0]).T @ (system.norms / refiner.scale) + system.y_norms
+    doubtful = rss <= 2.0 ** (58.0 - system.precision) * size**2
+    found = Solution(
+        b[0], c[0], np.maximum(rss, 0.0), converged and problem.decomposition.enough, b, c
+    )
+    return _with_rss(problem, found, alpha, doubtful)
+
+
+def _intercept_words(problem: Problem, b: np.ndarray) -> np.ndarray:
+    """``y_mean + y_shift - (mean + shift)' b`` in words, shape (n_words, n_targets)."""
+    system = problem.decomposition.system
+    if not system.fit_intercept:
+        return np.zeros((1, b.shape[1]))
+    count = len(system.mean) + 1
+    mean = add(system.mean, system.shift[None], count)
+    y_mean = add(system.y_mean, system.y_shift[None], count)
+    product = _sum_words(multiply(b, mean[:, None, :], count), axis=1)
+    return add(y_mean, -product, count)
+
+
+def _sum_words(words: np.ndarray, axis: int) -> np.ndarray:
+    """Sum of words along an axis of the array they stand for."""
+    terms = np.moveaxis(words, axis + 1, 1)
+    count = len(terms)
+    while terms.shape[1] > 1:
+        if terms.shape[1] % 2:
+            terms = np.concatenate([terms, np.zeros_like(terms[:, :1])], axis=1)
+        half = terms.shape[1] // 2
+        terms = add(terms[:, :half], terms[:, half:], count)
+    return terms[:, 0] if terms.shape[1] else np.zeros((count, *terms.shape[2:]))
+
+
+def _with_rss(problem: Problem, found: Solution, alpha, doubtful: np.ndarray) -> Solution:
+    """Residual sums from the residuals of the rows, where sums of products cannot tell them."""
+    if problem.rows is None or not doubtful.any():
+        return found
+    X, Y, w = problem.rows
+    errors = residuals(found, X, Y)[:, doubtful]
+    rss = found.rss.copy()
+    rss[doubtful] = np.einsum("ij,ij->j", errors if w is None else w[:, None] * errors, errors)
+    return Solution(
+        found.coef, found.intercept, rss, found.refined, found.coef_words, found.intercept_words
+    )
 
 
 def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
@@ -161,9 +269,17 @@ def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
     -------
     Covariance
     """
-    return _from_root(
-        problem.factor, problem.factor.basis * _filters.shrinkage(problem.factor, alpha)
-    )
+    factor = problem.factor
+    root = factor.basis * _filters.shrinkage(factor, alpha)
+    if not problem.refined:
+        return _from_root(factor, root)
+    refiner = problem.refiner
+    rhs, converged = refiner.projector(), True
+    if alpha > 0:
+        half, converged = refiner.solve(refiner.G, np.full(len(refiner.P), float(alpha)))
+        rhs = half.transpose(0, 2, 1)
+    C, again = refiner.solve(rhs, np.full(len(refiner.P), float(alpha)))
+    return _from_words(problem, C, root, converged and again, constant=True)
 
 
 def standard_variances(
@@ -205,7 +321,46 @@ def variance_difference(problem: Problem, alpha: float) -> Covariance:
     """
     factor = problem.factor
     lost = _filters.complement(factor, alpha) * (1.0 + _filters.shrinkage(factor, alpha))
-    return _from_root(factor, factor.basis * np.sqrt(lost))
+    root = factor.basis * np.sqrt(lost)
+    if not problem.refined or alpha == 0:
+        return _from_root(factor, root)
+    refiner = problem.refiner
+    p = len(refiner.P)
+    same = np.full(p, float(alpha))
+    # S^+ (2 alpha P + alpha^2 P C P) S^+ with C the covariance at alpha = 0.
+    C, converged = refiner.solve(refiner.projector(), np.zeros(p))
+    pen = np.stack(two_prod(refiner.P, alpha))
+    inner = multiply(multiply(C, pen[:, :, None], len(C)), pen[:, None, :], len(C))
+    diagonal = np.arange(p)
+    inner[:, diagonal, diagonal] = add(inner[:, diagonal, diagonal], 2.0 * pen, len(C))
+    half, first = refiner.solve(inner, same)
+    D, second = refiner.solve(half.transpose(0, 2, 1), same)
+    return _from_words(problem, D, root, converged and first and second, constant=False)
+
+
+def _from_words(
+    problem: Problem, C: np.ndarray, root: np.ndarray, converged: bool, constant: bool
+) -> Covariance:
+    """Covariance from words in the refiner's scaled coordinates."""
+    system, scale = problem.decomposition.system, problem.refiner.scale
+    C = C / scale / scale[:, None]
+    plain = _from_root(problem.factor, root)
+    coef = C[0]
+    # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
+    lower = np.tril_indices(len(coef), -1)
+    coef[lower] = coef.T[lower]
+    done = converged and problem.decomposition.enough
+    if not system.fit_intercept:
+        nothing = np.full(len(coef), np.nan)
+        return Covariance(coef, np.nan, nothing, plain.root, done)
+    count = len(system.mean) + 1
+    mean = add(system.mean, system.shift[None], count)
+    cross = _sum_words(multiply(C, mean[:, :, None], count), axis=0)
+    variance = _sum_words(multiply(cross, mean, count), axis=0)
+    if constant:
+        inverse = reciprocal(system.sum_weights, count)
+        variance = add(variance, inverse, count)
+    return Covariance(coef, float(variance[0]), -cross[0], plain.root, done)
 
 
 def _from_root(factor: Factor, root: np.ndarray) -> Covariance:
@@ -217,40 +372,52 @@ def _from_root(factor: Factor, root: np.ndarray) -> Covariance:
 
 
 def stream(
-    state: object | None,
+    state: Stream | None,
     X: np.ndarray,
     Y: np.ndarray,
     *,
     sample_weight: np.ndarray | None = None,
     fit_intercept: bool = True,
-) -> object:
+) -> Stream:
     """Add rows to the state of a stream; None starts one. The state given is left as it was.
 
     Parameters
     ----------
-    state : object or None
+    state : Stream or None
         What an earlier call returned.
     X, Y, sample_weight, fit_intercept
         As :func:`prepare`. ``fit_intercept`` must not change within a stream.
 
     Returns
     -------
-    state : object
+    Stream
         Of a size that does not grow with the rows; pickles.
+
+    Notes
+    -----
+    The sums are exact to 112 bits whatever the order and the grouping of the rows, so a stream
+    equals all rows at once: correctly rounded up to condition numbers of about 1e7, and as good
+    as an orthogonal factorisation beyond 1e12.
     """
-    rows = (X, Y, sample_weight if sample_weight is not None else np.ones(len(X)))
-    return ([] if state is None else list(state[0])) + [rows], fit_intercept  # type: ignore
+    if state is None:
+        shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
+        if fit_intercept:
+            shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
+    else:
+        shift, y_shift = state.sums.shift, state.sums.y_shift
+    new = gram(X, Y, sample_weight, shift, y_shift, STREAM_SLICES)
+    return Stream(new if state is None else merge(state.sums, new), fit_intercept)
 
 
 def prepare_stream(
-    state: object, *, penalty: np.ndarray | None = None, refine: bool | str = "auto"
+    state: Stream, *, penalty: np.ndarray | None = None, refine: bool | str = "auto"
 ) -> Problem:
     """Problem of all rows of a stream so far; as :func:`prepare` on the rows stacked."""
-    rows, fit_intercept = state  # type: ignore
-    X, Y, w = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    return prepare(
-        X, Y, sample_weight=w, fit_intercept=fit_intercept, penalty=penalty, refine=refine
+    wanted = len(state.sums.shift) <= WIDEST if refine == "auto" else bool(refine)
+    found = from_sums(
+        state.sums, fit_intercept=state.fit_intercept, penalty=penalty, refine=wanted
     )
+    return Problem(found, wanted)
 
 
 def residuals(solution: Solution, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
@@ -266,4 +433,14 @@ def residuals(solution: Solution, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (n_samples, n_targets)
     """
-    return Y - (X @ solution.coef.T + solution.intercept)
+    coef = solution.coef_words.transpose(0, 2, 1)
+    scale = np.ldexp(1.0, np.frexp(np.abs(X).max(axis=0, initial=0.0))[1])
+    coef = coef * scale[:, None]
+    out = np.empty(Y.shape)
+    step = max(1, 2**17 // max(1, X.shape[1]))
+    for start in range(0, len(X), step):
+        part = slice(start, start + step)
+        fitted = matmul((X[part] / scale)[None], coef, 4, 4)
+        fitted = add(fitted, solution.intercept_words[:, None, :], 4)
+        out[part] = add(Y[part][None], -fitted, 4).sum(axis=0)
+    return out

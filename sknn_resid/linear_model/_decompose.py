@@ -1,0 +1,123 @@
+"""From rows to a factorisation, with as many bits as the problem turns out to need."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._basis import Directions
+from ._factor import Factor, factorise
+from ._gram import BITS, Gram, choose_shift, gram
+from ._system import System, centre
+
+MAX_SLICES = 6
+EXACT_BITS = 60.0  # a correctly rounded solution, its entries somewhat smaller than the largest
+
+
+class Decomposition(NamedTuple):
+    """Normal equations and what they factor into."""
+
+    system: System
+    factor: Factor
+    found: Directions
+    enough: bool
+
+
+def normal_equations(
+    X: np.ndarray,
+    Y: np.ndarray,
+    *,
+    sample_weight: np.ndarray | None = None,
+    fit_intercept: bool = True,
+    penalty: np.ndarray | None = None,
+    refine: bool = True,
+) -> Decomposition:
+    """Sums of products and their factorisation.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float64
+        Finite.
+    Y : ndarray of shape (n_samples, n_targets), float64
+        Finite, always two axes.
+    sample_weight : ndarray of shape (n_samples,) or None, default=None
+        Not negative, finite, not all 0. A row of weight 0 counts as absent.
+    fit_intercept : bool, default=True
+        Whether an unpenalised intercept belongs to the model.
+    penalty : ndarray of shape (n_features,) or None, default=None
+        Relative penalties, not negative; 0 leaves a feature free. None means 1 for all.
+    refine : bool, default=True
+        Whether the sums must serve a correctly rounded solution; without, they only serve a
+        factorisation as good as an orthogonal one.
+
+    Returns
+    -------
+    Decomposition
+        ``enough`` says whether the precision reached is what was asked for.
+    """
+    if fit_intercept:
+        shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
+    else:
+        shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
+    slices = 2 if refine else 1
+    while True:
+        sums = gram(X, Y, sample_weight, shift, y_shift, slices)
+        found = from_sums(sums, fit_intercept=fit_intercept, penalty=penalty, refine=refine)
+        if found.enough or slices == MAX_SLICES:
+            return found
+        more = int(np.ceil((_bits_needed(found.found, refine) - 49.0) / BITS)) + 1
+        slices = min(MAX_SLICES, max(slices + 1, more))
+        if found.found.unresolved or not fit_intercept and slices > 4:
+            slices = MAX_SLICES
+
+
+def from_sums(
+    sums: Gram, *, fit_intercept: bool, penalty: np.ndarray | None, refine: bool
+) -> Decomposition:
+    """Factorisation of sums of products; parameters and result as :func:`normal_equations`."""
+    system = centre(sums, fit_intercept)
+    factor, found = factorise(system, penalty)
+    enough = not found.unresolved and system.precision >= _bits_needed(found, refine)
+    return Decomposition(system, factor, found, enough)
+
+
+def _bits_needed(found: Directions, refine: bool) -> float:
+    """Bits of the sums that a problem of this conditioning needs."""
+    growth = max(1.0, float(np.log2(max(found.growth, 1.0))))
+    if refine:
+        return EXACT_BITS + growth
+    # Either a plain product that is as good as exact, or the error of an orthogonal factorisation.
+    return 49.0 if growth < 10.0 else 53.0 + 0.5 * growth
+
+
+def decompose(
+    X: np.ndarray,
+    Y: np.ndarray,
+    *,
+    sample_weight: np.ndarray | None = None,
+    fit_intercept: bool = True,
+    penalty: np.ndarray | None = None,
+) -> Factor:
+    """Factor a least-squares problem; parameters as :func:`normal_equations`.
+
+    Returns
+    -------
+    Factor
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X, Y = np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [3.0], [5.0]])
+    >>> factor = decompose(X, Y)
+    >>> factor.rank, factor.tss.round(12)
+    (1, array([8.]))
+    """
+    return normal_equations(
+        X,
+        Y,
+        sample_weight=sample_weight,
+        fit_intercept=fit_intercept,
+        penalty=penalty,
+        refine=False,
+    ).factor
