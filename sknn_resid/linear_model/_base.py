@@ -9,12 +9,13 @@ import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 
 from sknn_resid._sklearn_compat import StrOptions
-from sknn_resid.linear_model._checks import feature_names
+from sknn_resid.linear_model._checks import check_rows, feature_names
+from sknn_resid.linear_model._incremental import RowsSoFar, continued, extend
 from sknn_resid.linear_model._rows import COVARIANCES
 from sknn_resid.linear_model._statistics import InferenceMixin
 from sknn_resid.linear_model._summary import SummaryFrame
 from sknn_resid.linear_model._tables import summary_frame
-from sknn_resid.linear_model._training import Outcome
+from sknn_resid.linear_model._training import Outcome, TrainingRows
 
 
 class LeastSquaresBase(
@@ -30,15 +31,26 @@ class LeastSquaresBase(
         "weight_type": [StrOptions({"frequency", "precision"})],
     }
     _target_names: tuple[str, ...]
+    _so_far: RowsSoFar | None
+    _repetitions: bool
 
-    def _adopt(self, outcome: Outcome, single_target: bool, names: tuple[str, ...]) -> None:
+    def _adopt(self, outcome: Outcome, rows: TrainingRows | RowsSoFar) -> None:
         """Set the fitted attributes."""
         fitted = outcome.fitted
         factor = fitted.factor
         self._fitted = fitted
+        self._covariance_needs_rows = self.cov_type != "nonrobust" and fitted.robust is None
         self._row_statistics = outcome.row_statistics
+        single_target = rows.single_target
         self._single_target = single_target
-        self._target_names = names
+        self._repetitions = rows.repetitions
+        if isinstance(rows, TrainingRows):
+            self._target_names = rows.target_names
+            self._so_far = None
+        else:
+            self._so_far = rows
+        self.device_ = "cpu"
+        self.rank_gap_ = float(factor.rank_gap)
         coef, intercept = outcome.solution.coef, outcome.solution.intercept
         self.coef_ = coef[0] if single_target else coef
         if not factor.fit_intercept:
@@ -48,6 +60,17 @@ class LeastSquaresBase(
         self.rank_ = int(factor.rank)
         d = factor.singular_values
         self.singular_values_ = d[int(factor.fit_intercept) :]
+
+    def _checked_rows_so_far(self, X: Any, y: Any, sample_weight: Any) -> RowsSoFar:
+        """The stream of `partial_fit` with these rows; the first call starts it."""
+        so_far = getattr(self, "_so_far", None)
+        first = so_far is None and not hasattr(self, "coef_")
+        rows = check_rows(self, X, y, sample_weight, self.weight_type, reset=first)
+        if first:
+            self._target_names = rows.target_names
+        elif so_far is None:
+            so_far = continued(self._fitted, self._repetitions, self._single_target)
+        return extend(so_far, rows, self.fit_intercept)
 
     def summary(self, level: float = 0.95) -> SummaryFrame:
         """Table of coefficients, with the figures of the fit.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 
@@ -20,7 +21,7 @@ class InformationCriteria(NamedTuple):
     bic: np.ndarray
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     """``numerator / denominator`` without numpy's warnings: 0/0 is NaN, x/0 is inf.
 
     Parameters

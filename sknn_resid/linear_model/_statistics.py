@@ -31,6 +31,8 @@ class InferenceMixin:
     _fitted: FittedLinear
     _row_statistics: RowStatistics | None
     _single_target: bool
+    _covariance_needs_rows: bool
+    cov_type: str
     coef_: np.ndarray
     intercept_: Any
 
@@ -41,8 +43,17 @@ class InferenceMixin:
         return self._fitted
 
     def _certain_state(self) -> FittedLinear:
-        """The state, after a warning if it says nothing about uncertainty."""
+        """The state for the covariance: after a warning where there are no degrees of freedom."""
         fitted = self._state()
+        if self._covariance_needs_rows:
+            raise AttributeError(
+                f"cov_type={self.cov_type!r} needs the rows, which partial_fit does not keep. Use "
+                "cov_type='nonrobust', or fit on all rows."
+            )
+        self._warn_without_df(fitted, stacklevel=4)
+        return fitted
+
+    def _warn_without_df(self, fitted: FittedLinear, stacklevel: int = 3) -> None:
         if not (fitted.df_resid > 0).all():
             plus = " plus an intercept" if fitted.factor.fit_intercept else ""
             warnings.warn(
@@ -50,9 +61,8 @@ class InferenceMixin:
                 f"{fitted.factor.rank}{plus}. The noise cannot be estimated, so variances, "
                 "standard errors, tests and intervals are NaN. Use more rows or fewer columns.",
                 RuntimeWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
-        return fitted
 
     def _shaped(self, per_target: np.ndarray) -> Any:
         """Without the axis of targets for a one-dimensional y; numbers as Python floats."""
@@ -75,7 +85,9 @@ class InferenceMixin:
     @property
     def sigma2_(self) -> Any:
         """Residual variance ``rss / df_resid``; NaN with a warning where no df are left."""
-        return self._shaped(self._certain_state().sigma2)
+        fitted = self._state()
+        self._warn_without_df(fitted)
+        return self._shaped(fitted.sigma2)
 
     @property
     def rss_(self) -> Any:
@@ -281,7 +293,9 @@ class InferenceMixin:
     @property
     def adjusted_r2_(self) -> Any:
         """``1 - (rss / df_resid) / (tss / (n - 1))`` (n without an intercept)."""
-        return self._shaped(self._certain_state().adjusted_r2)
+        fitted = self._state()
+        self._warn_without_df(fitted)
+        return self._shaped(fitted.adjusted_r2)
 
     @property
     def log_likelihood_(self) -> Any:

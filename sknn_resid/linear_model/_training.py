@@ -6,7 +6,7 @@ between the estimators, how the penalties are chosen, happens between the second
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,6 +52,17 @@ class TrainingRows:
     repetitions: bool
     single_target: bool
     target_names: tuple[str, ...]
+
+    def present(self) -> np.ndarray:
+        """Indices of the rows of positive weight."""
+        if self.sample_weight is None:
+            return np.arange(len(self.X))
+        return np.flatnonzero(self.sample_weight > 0)
+
+    def take(self, index: np.ndarray) -> TrainingRows:
+        """Some of the rows."""
+        weights = None if self.sample_weight is None else self.sample_weight[index]
+        return replace(self, X=self.X[index], Y=self.Y[index], sample_weight=weights)
 
     @property
     def n_obs(self) -> float:

@@ -1,24 +1,24 @@
 """`VarianceComparison`: how the variance, bias and error of ridge differ from those of OLS.
 
 Everything is evaluated from one factorisation, in forms that cannot cancel. With singular values
-``d_j`` of the (centred, weighted) design, penalty lambda, directions ``B`` (columns ``b_j``, the
-right singular vectors; with a penalty per feature divided by its square roots) and
-``q_j = d_j^2 / (d_j^2 + lambda)``:
+``d_j`` of the (centred, weighted) design, its right singular vectors V and
+``f_j = d_j^2 / (d_j^2 + lambda)``:
 
-- ``Var[w_ols] = s^2 B diag(1 / d^2) B'``
-- ``Var[w_ridge] = s^2 B diag(q^2 / d^2) B'``
-- ``Delta = Var[w_ols] - Var[w_ridge] = s^2 B diag((1 - q)(1 + q) / d^2) B'``,
-  with ``1 - q = lambda / (d^2 + lambda)`` computed as it stands, which is
+- ``Var[w_ols] = s^2 V diag(1 / d^2) V'`` and ``Var[w_ridge] = s^2 V diag(f^2 / d^2) V'``
+- ``Delta = Var[w_ols] - Var[w_ridge] = s^2 V diag((1 - f)(1 + f) / d^2) V'``,
+  with ``1 - f = lambda / (d^2 + lambda)`` computed as it stands, which is
   ``s^2 V diag(lambda (2 + lambda / d^2) / (d^2 + lambda)^2) V'``
-- ``bias = E[w_ridge] - w = -B diag(1 - q) c`` for ``w = B c``.
+- ``bias = E[w_ridge] - w = -V diag(1 - f) V'w``.
 
-The rejected alternative, the difference of the two covariance matrices, loses every digit for a
-small lambda and is then not positive semi-definite.
+A penalty per feature takes ``B = V / d`` in its own metric instead. The rejected alternative, the
+difference of the two covariance matrices, loses every digit for a small lambda and is then not
+positive semi-definite.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -26,33 +26,33 @@ import pandas as pd
 from sknn_resid.linear_model._inference import ratio, row_norms
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VarianceComparison:
     """Ridge beside ordinary least squares: variance, bias and mean squared error.
 
-    Made by :func:`compare_variance`. The variance of every linear combination of coefficients
-    shrinks with ridge, always; the mean squared error need not.
+    Made by :func:`compare_variance` and :func:`compare_variance_of`. The variance of every linear
+    combination of coefficients shrinks with ridge, always; the mean squared error need not.
 
     Attributes
     ----------
     alpha : float
         The penalty lambda.
     sigma2 : float
-        Variance of the noise.
-    directions : ndarray of shape (n_features, rank)
-        ``B``; orthonormal unless there is a penalty per feature.
+        Variance of the noise (of a row of weight 1).
+    basis : ndarray of shape (n_features, rank)
+        ``V / d``, or ``B`` with a penalty per feature.
     singular_values : ndarray of shape (rank,)
-        ``d``.
-    penalised : ndarray of shape (rank,)
-        1.0 for a direction that the penalty acts on, 0.0 for one that it leaves alone.
+        ``d``; inf for directions that the penalty leaves alone.
+    penalty : ndarray of shape (n_features,) or None
+        Penalty of each feature relative to alpha; None for 1.
     coef : ndarray of shape (n_features,) or None
         The coefficients w that bias and error refer to; None where they are not known.
-    coordinates : ndarray of shape (rank,) or None
-        ``c``: what w is in the directions.
     feature_names : tuple of str
         Names of the rows of every table.
     plug_in : bool
         Whether `coef` is an estimate put in the place of the unknown w.
+    refined : tuple of three ndarray of shape (n_features, n_features), or None
+        `cov_ols`, `cov_ridge` and `difference` for ``sigma2 = 1`` beyond plain float64.
 
     Examples
     --------
@@ -70,61 +70,59 @@ class VarianceComparison:
 
     alpha: float
     sigma2: float
-    directions: np.ndarray = field(repr=False)
+    basis: np.ndarray = field(repr=False)
     singular_values: np.ndarray = field(repr=False)
-    penalised: np.ndarray = field(repr=False)
+    penalty: np.ndarray | None = field(default=None, repr=False)
     coef: np.ndarray | None = field(default=None, repr=False)
-    coordinates: np.ndarray | None = field(default=None, repr=False)
     feature_names: tuple[str, ...] = ()
     plug_in: bool = False
+    refined: tuple[np.ndarray, np.ndarray, np.ndarray] | None = field(default=None, repr=False)
 
-    # Filters. Written with lambda / d / d, because d^2 overflows and underflows before d does.
+    # Filters. (sqrt(lambda) / d)^2 neither overflows nor underflows where the filter does not.
 
     @property
     def shrinkage(self) -> np.ndarray:
-        """``q = d^2 / (d^2 + lambda)``, the factor of each direction, shape (rank,)."""
-        return 1.0 / (1.0 + self._relative_penalty)
-
-    @property
-    def _relative_penalty(self) -> np.ndarray:
-        d = self.singular_values
+        """``f = d^2 / (d^2 + lambda)``, the factor of each direction, shape (rank,)."""
         with np.errstate(over="ignore"):
-            return self.alpha * self.penalised / d / d
+            return 1.0 / (1.0 + (np.sqrt(self.alpha) / self.singular_values) ** 2)
 
     @property
-    def _one_minus_shrinkage(self) -> np.ndarray:
-        t = self._relative_penalty
-        return np.where(np.isinf(t), 1.0, ratio(t, 1.0 + t))
-
-    def _factor(self, filter_over_d: np.ndarray) -> np.ndarray:
-        """``s B diag(filter)``: a factor F of the covariance ``F F'``."""
-        return np.sqrt(self.sigma2) * self.directions * filter_over_d
-
-    @property
-    def _factor_ols(self) -> np.ndarray:
-        return self._factor(1.0 / self.singular_values)
+    def _complement(self) -> np.ndarray:
+        """``1 - f``, not as a difference."""
+        if self.alpha == 0.0:
+            return np.zeros_like(self.singular_values)
+        with np.errstate(over="ignore"):
+            return 1.0 / (1.0 + (self.singular_values / np.sqrt(self.alpha)) ** 2)
 
     @property
-    def _factor_ridge(self) -> np.ndarray:
-        return self._factor(self.shrinkage / self.singular_values)
+    def _gains(self) -> np.ndarray:
+        """``1 - f^2``."""
+        return self._complement * (1.0 + self.shrinkage)
 
     @property
-    def difference_factor(self) -> np.ndarray:
+    def _root_ols(self) -> np.ndarray:
+        return np.sqrt(self.sigma2) * self.basis
+
+    @property
+    def _root_ridge(self) -> np.ndarray:
+        return self._root_ols * self.shrinkage
+
+    @property
+    def difference_root(self) -> np.ndarray:
         """``L`` with ``Delta = L L'``, shape (n_features, rank): the certificate itself."""
-        gain = np.sqrt(self._one_minus_shrinkage * (1.0 + self.shrinkage))
-        return self._factor(gain / self.singular_values)
+        return self._root_ols * np.sqrt(self._gains)
 
     # Variance
 
     @property
     def cov_ols(self) -> np.ndarray:
         """``Var[w_ols]``, shape (n_features, n_features)."""
-        return _gram(self._factor_ols)
+        return self._matrix(0, self._root_ols)
 
     @property
     def cov_ridge(self) -> np.ndarray:
         """``Var[w_ridge]``, shape (n_features, n_features)."""
-        return _gram(self._factor_ridge)
+        return self._matrix(1, self._root_ridge)
 
     @property
     def difference(self) -> np.ndarray:
@@ -133,47 +131,59 @@ class VarianceComparison:
         From its factor, not as a difference: exactly symmetric, exactly 0 for ``alpha=0``, and with
         relative errors of a few eps for any lambda.
         """
-        return _gram(self.difference_factor)
+        return self._matrix(2, self.difference_root)
+
+    def _matrix(self, which: int, root: np.ndarray) -> np.ndarray:
+        if self.refined is not None:
+            return self.sigma2 * self.refined[which]
+        product = root @ root.T
+        # Exactly symmetric, whatever kernel BLAS takes.
+        return np.triu(product) + np.triu(product, 1).T
+
+    def _roots_of_diagonal(self, which: int, root: np.ndarray) -> np.ndarray:
+        if self.refined is not None:
+            return np.sqrt(self.sigma2 * np.diagonal(self.refined[which]))
+        return row_norms(root)
 
     @property
     def eigenvalues(self) -> np.ndarray:
         """Eigenvalues of Delta, shape (n_features,), descending; never negative.
 
-        They are the squared singular values of the factor, and 0 beyond the rank.
+        They are the squared singular values of its factor L, and 0 beyond the rank.
         """
-        n_features = self.directions.shape[0]
+        n_features = self.basis.shape[0]
         values = np.zeros(n_features)
         if self.singular_values.size:
-            largest = np.linalg.svd(self.difference_factor, compute_uv=False)[:n_features]
+            largest = np.linalg.svd(self.difference_root, compute_uv=False)[:n_features]
             values[: largest.size] = largest**2
         return values
 
     @property
     def is_positive_semidefinite(self) -> bool:
         """Whether Delta is: decided by its factor, not by the signs of rounded eigenvalues."""
-        return bool(np.isfinite(self.difference_factor).all())
+        return bool(np.isfinite(self.difference_root).all())
 
     @property
     def certificate(self) -> str:
         """Why Delta is positive semi-definite, with the numbers of this design."""
-        gains = self._one_minus_shrinkage * (1.0 + self.shrinkage)
+        gains = self._gains
         if not gains.size:
             return "Delta = 0: no direction of the design varies, so both variances are 0."
         return (
-            f"Delta = L L' with a real factor L of shape {self.directions.shape}: its "
-            f"{gains.size} coefficients 1 - q_j^2 lie in [{gains.min():.3g}, {gains.max():.3g}], "
-            "and none is negative, because 0 <= q_j = d_j^2 / (d_j^2 + alpha) <= 1."
+            f"Delta = L L' with a real factor L of shape {self.basis.shape}: its "
+            f"{gains.size} coefficients 1 - f_j^2 lie in [{gains.min():.3g}, {gains.max():.3g}], "
+            "and none is negative, because 0 <= f_j = d_j^2 / (d_j^2 + alpha) <= 1."
         )
 
     @property
     def standard_errors_ols(self) -> np.ndarray:
         """Square roots of the diagonal of `cov_ols`, shape (n_features,)."""
-        return row_norms(self._factor_ols)
+        return self._roots_of_diagonal(0, self._root_ols)
 
     @property
     def standard_errors_ridge(self) -> np.ndarray:
         """Square roots of the diagonal of `cov_ridge`, shape (n_features,)."""
-        return row_norms(self._factor_ridge)
+        return self._roots_of_diagonal(1, self._root_ridge)
 
     # Bias and mean squared error, where the coefficients are known
 
@@ -183,24 +193,38 @@ class VarianceComparison:
 
         In a rank-deficient design it includes what no row of X sees, which OLS misses too.
         """
-        return self._shrinkage_bias + self.bias_ols
+        return self._bias_of_shrinkage + self.bias_ols
 
     @property
-    def _shrinkage_bias(self) -> np.ndarray:
-        _, coordinates = self._known()
-        # The sign of an exact zero is dropped: a bias of -0.0 reads as a mistake.
-        return self.directions @ (-self._one_minus_shrinkage * coordinates) + 0.0
+    def _coordinates(self) -> np.ndarray:
+        """``V'w``, in the metric of the penalty; 0 for directions without one."""
+        coef = self._known_coef()
+        weighted = coef if self.penalty is None else self.penalty * coef
+        penalised = np.isfinite(self.singular_values)
+        return (self.basis * np.where(penalised, self.singular_values, 0.0)).T @ weighted
+
+    @property
+    def _bias_of_shrinkage(self) -> np.ndarray:
+        d = np.where(np.isfinite(self.singular_values), self.singular_values, 0.0)
+        # + 0.0 drops the sign of an exact zero: a bias of -0.0 reads as a mistake.
+        return self.basis @ (-(self._complement * d) * self._coordinates) + 0.0
 
     @property
     def bias_ols(self) -> np.ndarray:
         """``E[w_ols] - w``, shape (n_features,): 0 at full column rank."""
-        coef, coordinates = self._known()
-        if self.singular_values.size == coef.size:
+        coef = self._known_coef()
+        d = self.singular_values
+        if d.size == coef.size:
             return np.zeros_like(coef)
-        missed = self.directions @ coordinates - coef
+        penalised = np.isfinite(d)
+        seen = self.basis[:, penalised] @ (d[penalised] * self._coordinates[penalised])
+        left = coef - seen
+        if not penalised.all():
+            free = self.basis[:, ~penalised]
+            left = left - free @ np.linalg.lstsq(free, left)[0]
         # What the row space holds already is rounding, not bias.
         noise = 8.0 * np.finfo(np.float64).eps * coef.size * np.abs(coef).max(initial=0.0)
-        return np.where(np.abs(missed) <= noise, 0.0, missed)
+        return np.where(np.abs(left) <= noise, 0.0, -left)
 
     @property
     def squared_bias(self) -> np.ndarray:
@@ -234,8 +258,7 @@ class VarianceComparison:
         Sufficient for any design (Theobald 1974). With a penalty per feature the norm is the one
         that the penalty takes, ``sum_j penalty_weights_j w_j^2``. inf for ``w = 0``.
         """
-        _, coordinates = self._known()
-        norm2 = float(np.sum((self.penalised * coordinates) ** 2))
+        norm2 = float(np.sum(self._coordinates**2))
         return float(ratio(2.0 * self.sigma2, norm2)) if norm2 > 0 else float("inf")
 
     @property
@@ -245,17 +268,16 @@ class VarianceComparison:
         Necessary and sufficient (Farebrother 1976): ``w' (2/alpha I + (X'X)^-1)^-1 w <= s^2``;
         with it no linear combination of coefficients is estimated worse by ridge.
         """
-        _, coordinates = self._known()
-        shift = self._shrinkage_bias
-        if self.alpha == 0.0 or not shift.any():
+        coordinates = self._coordinates
+        if self.alpha == 0.0 or not coordinates.any():
             return True
         if self.bias_ols.any():
             # Cross terms of the two biases cannot be outweighed: Delta is 0 where OLS is biased.
             return False
-        # (2 / alpha + 1 / d^2)^-1, with alpha in the numerator; directions without a penalty
-        # have no bias.
-        weight = self.alpha * self.penalised / (2.0 + self._relative_penalty)
-        return bool(np.sum(weight * coordinates**2) <= self.sigma2)
+        # (2 / alpha + 1 / d^2)^-1, with alpha in the numerator.
+        with np.errstate(over="ignore"):
+            relative = (np.sqrt(self.alpha) / self.singular_values) ** 2
+        return bool(np.sum(self.alpha * coordinates**2 / (2.0 + relative)) <= self.sigma2)
 
     # Words and tables
 
@@ -289,7 +311,7 @@ class VarianceComparison:
             where the coefficients are known also bias, squared bias and mean squared errors.
         """
         variance_ols = self.standard_errors_ols**2
-        saved = row_norms(self.difference_factor) ** 2
+        saved = self._roots_of_diagonal(2, self.difference_root) ** 2
         columns = {
             "std_error_ols": self.standard_errors_ols,
             "std_error_ridge": self.standard_errors_ridge,
@@ -309,7 +331,7 @@ class VarianceComparison:
         return pd.DataFrame(columns, index=pd.Index(self.feature_names, name="feature"))
 
     def __repr__(self) -> str:
-        n_features = self.directions.shape[0]
+        n_features = self.basis.shape[0]
         head = (
             f"VarianceComparison: alpha={self.alpha:g}, sigma2={self.sigma2:.6g}, "
             f"{n_features} features, rank {self.singular_values.size}"
@@ -321,20 +343,13 @@ class VarianceComparison:
         table = self.to_frame().to_html(float_format=lambda v: f"{v:.6g}", max_rows=20)
         return (
             f"<div><h4>Variance of OLS and ridge: alpha={self.alpha:g}, "
-            f"sigma2={self.sigma2:.6g}</h4>{table}<p>{self.conclusion.replace('<', '&lt;')}</p>"
-            "</div>"
+            f"sigma2={self.sigma2:.6g}</h4>{table}<p>{escape(self.conclusion)}</p></div>"
         )
 
-    def _known(self) -> tuple[np.ndarray, np.ndarray]:
-        if self.coef is None or self.coordinates is None:
+    def _known_coef(self) -> np.ndarray:
+        if self.coef is None:
             raise AttributeError(
                 "coef: bias and mean squared error depend on the true coefficients, which were "
                 "not given. Pass coef= to compare_variance (an estimate will do as a plug-in)."
             )
-        return self.coef, self.coordinates
-
-
-def _gram(factor: np.ndarray) -> np.ndarray:
-    """``F F'``, exactly symmetric whatever kernel BLAS takes."""
-    product = factor @ factor.T
-    return np.triu(product) + np.triu(product, 1).T
+        return self.coef
