@@ -29,7 +29,7 @@ import numpy as np
 
 from ._basis import Directions, directions
 from ._system import System
-from ._words import matmul
+from ._words import matmul, word_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +254,7 @@ def _beside_free(system, free, B0, penalty, shape):
     M[free] = -L
     M[pen] = np.eye(pen.sum())
     half = matmul(system.xx, M[None], slices, slices)
-    xx = matmul(np.ascontiguousarray(M.T)[None], half, slices, slices + (slices > 1))
+    xx = matmul(np.ascontiguousarray(M.T)[None], half, slices, word_count(slices))
     lower = np.tril_indices(xx.shape[1], -1)
     xx[:, lower[0], lower[1]] = xx[:, lower[1], lower[0]]
     precision, _, max_rank = shape

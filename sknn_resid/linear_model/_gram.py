@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ._words import Slices, add, compress, cut, slice_bits, two_prod, two_sum
+from ._words import Slices, add, compress, cut, slice_bits, two_prod, two_sum, word_count
 
 BITS = 21
 MAX_ROWS = 1024  # with 21 bits, the products of 1024 rows and up to five pairs add exactly
@@ -43,7 +43,6 @@ class Gram:
         Sums of squares of the targets.
     slices : int
         Slices it was computed with.
-    sum_log_weights : float
     """
 
     n_rows: int
@@ -89,7 +88,7 @@ def gram(
     total = _Totals(slices, q, t)
     for left, target, right in _blocks(X, Y, sample_weight, shift, y_shift, slices):
         total.add_block(left, target, right)
-    count = slices + 1 if slices > 1 else 1
+    count = word_count(slices)
     n_rows = len(X) if sample_weight is None else int(np.count_nonzero(sample_weight))
     xx, xy, yy = (compress(terms, count) for terms in total.terms())
     return Gram(n_rows, shift, y_shift, xx, xy, yy, slices)

@@ -12,7 +12,7 @@ Shapes: X (n_samples, n_features), Y (n_samples, n_targets), both float64, finit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,7 @@ from . import _filters
 from ._decompose import Decomposition, from_sums, normal_equations
 from ._factor import Factor
 from ._gram import Gram, choose_shift, gram, merge
-from ._refine import Refiner
+from ._refine import GOAL, Refiner
 from ._words import add, matmul, multiply, reciprocal, two_prod
 
 WIDEST = 2048  # columns up to which "auto" refines: the matrices of words stay small
@@ -76,6 +76,8 @@ class Solution:
     coef_words : ndarray of shape (n_words, n_targets, n_features)
         The coefficients with the digits that ``coef`` rounds off.
     intercept_words : ndarray of shape (n_words, n_targets)
+    reach : ndarray of shape (n_targets,)
+        Size of the terms that a fitted value is the sum of: rounding errors are relative to it.
     """
 
     coef: np.ndarray
@@ -84,6 +86,7 @@ class Solution:
     refined: bool
     coef_words: np.ndarray
     intercept_words: np.ndarray
+    reach: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,23 +204,48 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
     if not problem.refined:
         coef, intercept = _filters.coefficients(factor, alpha)
         rss = _filters.residual_sum(factor, alpha)
-        plain = Solution(coef, intercept, rss, False, coef[None], intercept[None])
-        return _with_rss(problem, plain, alpha, rss <= 2.0**-36 * factor.tss)
+        reach = _reach(problem, coef, intercept)
+        plain = Solution(coef, intercept, rss, False, coef[None], intercept[None], reach)
+        return _with_rss(problem, plain, rss <= 2.0**-36 * factor.tss)
     refiner = problem.refiner
     rhs = system.xy / refiner.scale[:, None]
     x, converged = refiner.solve(rhs, alpha)
-    b = np.ascontiguousarray((x / refiner.scale[:, None]).transpose(0, 2, 1))
-    c = _intercept_words(problem, b)
-    Gx = refiner.times(x)
-    doubled = add(rhs, add(rhs, -Gx, len(rhs)), len(rhs))
-    explained = _sum_words(multiply(x, doubled, len(rhs)), axis=0)
-    rss = add(system.yy, -explained, len(rhs)).sum(axis=0)
+    b, c = _user_words(problem, x)
+    lost = _cancellation(problem, b[0], c[0])
+    if lost > 64.0:
+        x, converged = refiner.solve(rhs, alpha, max(GOAL / lost, 2.0**-110))
+        b, c = _user_words(problem, x)
+    count = len(rhs)
+    doubled = add(rhs, add(rhs, -refiner.times(x), count), count)
+    rss = add(system.yy, -_sum_words(multiply(x, doubled, count), axis=0), count).sum(axis=0)
     size = np.abs(x[0]).T @ (system.norms / refiner.scale) + system.y_norms
-    doubtful = rss <= 2.0 ** (58.0 - system.precision) * size**2
-    found = Solution(
-        b[0], c[0], np.maximum(rss, 0.0), converged and problem.decomposition.enough, b, c
-    )
-    return _with_rss(problem, found, alpha, doubtful)
+    done = converged and problem.decomposition.enough
+    reach = _reach(problem, b[0], c[0])
+    found = Solution(b[0], c[0], np.maximum(rss, 0.0), done, b, c, reach)
+    return _with_rss(problem, found, rss <= 2.0 ** (58.0 - system.precision) * size**2)
+
+
+def _user_words(problem: Problem, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients and intercepts in words from the refiner's coordinates."""
+    b = np.ascontiguousarray((x / problem.refiner.scale[:, None]).transpose(0, 2, 1))
+    return b, _intercept_words(problem, b)
+
+
+def _cancellation(problem: Problem, b: np.ndarray, c: np.ndarray) -> float:
+    """How much larger the terms of an intercept are than the intercept."""
+    system = problem.decomposition.system
+    if not system.fit_intercept:
+        return 1.0
+    terms = np.abs(b) @ np.abs(system.mean[0] + system.shift)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.max(np.where(terms > 0, terms / np.abs(c), 1.0), initial=1.0))
+
+
+def _reach(problem: Problem, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+    """Size of the terms of a fitted value, shape (n_targets,)."""
+    system = problem.decomposition.system
+    typical = system.norms / np.sqrt(system.sum_weights[0]) + np.abs(system.shift)
+    return np.abs(coef) @ typical + np.abs(intercept)
 
 
 def _intercept_words(problem: Problem, b: np.ndarray) -> np.ndarray:
@@ -244,17 +272,16 @@ def _sum_words(words: np.ndarray, axis: int) -> np.ndarray:
     return terms[:, 0] if terms.shape[1] else np.zeros((count, *terms.shape[2:]))
 
 
-def _with_rss(problem: Problem, found: Solution, alpha, doubtful: np.ndarray) -> Solution:
+def _with_rss(problem: Problem, found: Solution, doubtful: np.ndarray) -> Solution:
     """Residual sums from the residuals of the rows, where sums of products cannot tell them."""
     if problem.rows is None or not doubtful.any():
         return found
     X, Y, w = problem.rows
-    errors = residuals(found, X, Y)[:, doubtful]
-    rss = found.rss.copy()
-    rss[doubtful] = np.einsum("ij,ij->j", errors if w is None else w[:, None] * errors, errors)
-    return Solution(
-        found.coef, found.intercept, rss, found.refined, found.coef_words, found.intercept_words
-    )
+    errors = np.zeros(Y.shape)
+    errors[:, doubtful] = _exact_residuals(found, X, Y, np.flatnonzero(doubtful))
+    weighted = errors if w is None else w[:, None] * errors
+    rss = np.where(doubtful, np.einsum("ij,ij->j", weighted, errors), found.rss)
+    return replace(found, rss=rss)
 
 
 def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
@@ -275,10 +302,11 @@ def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
         return _from_root(factor, root)
     refiner = problem.refiner
     rhs, converged = refiner.projector(), True
+    goal, same = _variance_goal(problem, root), np.full(len(refiner.P), float(alpha))
     if alpha > 0:
-        half, converged = refiner.solve(refiner.G, np.full(len(refiner.P), float(alpha)))
+        half, converged = refiner.solve(refiner.G, same, goal)
         rhs = half.transpose(0, 2, 1)
-    C, again = refiner.solve(rhs, np.full(len(refiner.P), float(alpha)))
+    C, again = refiner.solve(rhs, same, goal)
     return _from_words(problem, C, root, converged and again, constant=True)
 
 
@@ -326,16 +354,27 @@ def variance_difference(problem: Problem, alpha: float) -> Covariance:
         return _from_root(factor, root)
     refiner = problem.refiner
     p = len(refiner.P)
-    same = np.full(p, float(alpha))
+    goal, same = _variance_goal(problem, root), np.full(p, float(alpha))
     # S^+ (2 alpha P + alpha^2 P C P) S^+ with C the covariance at alpha = 0.
-    C, converged = refiner.solve(refiner.projector(), np.zeros(p))
+    C, converged = refiner.solve(refiner.projector(), np.zeros(p), goal)
     pen = np.stack(two_prod(refiner.P, alpha))
     inner = multiply(multiply(C, pen[:, :, None], len(C)), pen[:, None, :], len(C))
     diagonal = np.arange(p)
     inner[:, diagonal, diagonal] = add(inner[:, diagonal, diagonal], 2.0 * pen, len(C))
-    half, first = refiner.solve(inner, same)
-    D, second = refiner.solve(half.transpose(0, 2, 1), same)
+    half, first = refiner.solve(inner, same, goal)
+    D, second = refiner.solve(half.transpose(0, 2, 1), same, goal)
     return _from_words(problem, D, root, converged and first and second, constant=False)
+
+
+def _variance_goal(problem: Problem, root: np.ndarray) -> float:
+    """Error of the covariance's entries that leaves the intercept's variance its digits."""
+    system = problem.decomposition.system
+    if not system.fit_intercept:
+        return GOAL
+    mean = system.mean[0] + system.shift
+    terms = ((np.abs(mean) @ np.abs(root[1:])) ** 2).sum()
+    total = ((mean @ root[1:]) ** 2).sum() + 1.0 / system.sum_weights[0]
+    return max(GOAL / max(1.0, terms / total), 2.0**-130)
 
 
 def _from_words(
@@ -433,14 +472,25 @@ def residuals(solution: Solution, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (n_samples, n_targets)
     """
-    coef = solution.coef_words.transpose(0, 2, 1)
+    plain = Y - (X @ solution.coef.T + solution.intercept)
+    size = np.sqrt(np.einsum("ij,ij->j", plain, plain) / max(1, len(plain)))
+    lost = np.flatnonzero(size <= 2.0**-12 * solution.reach)
+    if len(lost):
+        plain[:, lost] = _exact_residuals(solution, X, Y, lost)
+    return plain
+
+
+def _exact_residuals(
+    solution: Solution, X: np.ndarray, Y: np.ndarray, targets: np.ndarray
+) -> np.ndarray:
+    """Residuals of some targets, in words until the end."""
     scale = np.ldexp(1.0, np.frexp(np.abs(X).max(axis=0, initial=0.0))[1])
-    coef = coef * scale[:, None]
-    out = np.empty(Y.shape)
-    step = max(1, 2**17 // max(1, X.shape[1]))
+    coef = solution.coef_words[:, targets].transpose(0, 2, 1) * scale[:, None]
+    intercept = solution.intercept_words[:, None, targets]
+    out = np.empty((len(X), len(targets)))
+    step = max(1, 2**16 // max(1, X.shape[1]))
     for start in range(0, len(X), step):
         part = slice(start, start + step)
-        fitted = matmul((X[part] / scale)[None], coef, 4, 4)
-        fitted = add(fitted, solution.intercept_words[:, None, :], 4)
-        out[part] = add(Y[part][None], -fitted, 4).sum(axis=0)
+        fitted = matmul((X[part] / scale)[None], coef, 4, 3)
+        out[part] = add(Y[part][:, targets][None], -add(fitted, intercept, 3), 3).sum(axis=0)
     return out

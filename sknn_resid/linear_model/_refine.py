@@ -21,11 +21,11 @@ import numpy as np
 from ._basis import Directions, directions
 from ._factor import Factor, user_basis
 from ._system import System
-from ._words import Slices, add, compress, cut, matmul, multiply, slice_bits, two_prod
+from ._words import Slices, add, compress, cut, matmul, multiply, slice_bits, two_prod, word_count
 
 STEPS = 20
 GOAL = 2.0**-62  # of each entry
-FLOOR = 2.0**-104  # of the largest entry of a column: entries that are 0 in truth
+FLOOR = 2.0**-42  # of the largest entry of a column: below, entries count as 0
 
 
 class Refiner:
@@ -42,7 +42,7 @@ class Refiner:
 
     def __init__(self, system: System, factor: Factor, found: Directions) -> None:
         self.slices = system.slices
-        self.count = min(4, max(2, system.slices))
+        self.count = word_count(system.slices)
         p = system.xx.shape[1]
         diagonal = np.maximum(system.xx[0].diagonal(), 0.0)
         largest = diagonal.max() if p else 1.0
@@ -63,7 +63,9 @@ class Refiner:
             self.null = NullSpace(self, system, found)
             self.possible = self.null.possible
 
-    def solve(self, rhs: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, bool]:
+    def solve(
+        self, rhs: np.ndarray, alpha: np.ndarray, goal: float = GOAL
+    ) -> tuple[np.ndarray, bool]:
         """``x`` of minimum norm with ``(G + alpha P) x = rhs``, in scaled coordinates.
 
         Parameters
@@ -71,6 +73,8 @@ class Refiner:
         rhs : ndarray of shape (n_words, p, m)
             Scaled: divided by ``scale``.
         alpha : ndarray of shape (m,)
+        goal : float, default=2**-62
+            Error of each entry.
 
         Returns
         -------
@@ -92,7 +96,7 @@ class Refiner:
             size = np.abs(x[0])
             change = float(_largest(np.abs(step), size)) if turn else 1.0
             rate = min(1.0, change / before) if turn else 0.1
-            if turn and change * max(rate, 2.0**-40) <= GOAL:
+            if turn and change * max(rate, 2.0**-40) <= goal:
                 converged = True
                 break
             if turn > 2 and rate > 0.5:
@@ -117,7 +121,7 @@ def _largest(change: np.ndarray, size: np.ndarray) -> float:
     """Largest change relative to each entry, or to a tiny part of the largest one of its column."""
     if not size.size:
         return 0.0
-    floor = size.max(axis=0) * (FLOOR / GOAL)
+    floor = size.max(axis=0) * FLOOR
     reference = np.maximum(size, floor)
     return float(np.max(change / np.where(reference > 0, reference, np.inf), initial=0.0))
 

@@ -46,7 +46,7 @@ def two_prod(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compress(terms: list[np.ndarray], count: int) -> np.ndarray:
-    """Add terms into ``count`` words.
+    """Add terms into ``count`` words, with an error of ``2^(-53 count)`` of the largest term.
 
     Parameters
     ----------
@@ -66,23 +66,29 @@ def compress(terms: list[np.ndarray], count: int) -> np.ndarray:
     array([1., 0.])
     """
     found = []
-    for _ in range(count):
-        if not terms:
-            break
+    while len(found) < count - 1 and len(terms) > 1:
         s, errors = terms[-1], []
         for term in terms[-2::-1]:
             s, e = two_sum(term, s)
             errors.append(e)
         found.append(s)
         terms = errors[::-1]
+    last = terms[-1]
+    for term in terms[-2::-1]:
+        last = last + term
+    found.append(last)
     # One pass from below, so that each word is the rounding of what it begins.
-    for _ in range(2):
-        for k in range(len(found) - 1, 0, -1):
-            found[k - 1], found[k] = two_sum(found[k - 1], found[k])
+    for k in range(len(found) - 1, 0, -1):
+        found[k - 1], found[k] = two_sum(found[k - 1], found[k])
     out = np.zeros((count, *np.shape(found[0])))
     for k, word in enumerate(found):
         out[k] = word
     return out
+
+
+def word_count(slices: int) -> int:
+    """Words that hold the bits of sums of products with that many slices."""
+    return 1 if slices == 1 else 2 if slices <= 3 else 3
 
 
 def add(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
