@@ -113,7 +113,8 @@ def check_alpha(alpha: Any, n_targets: int, name: str = "alpha") -> np.ndarray:
 def check_penalties(values: Any, name: str) -> np.ndarray:
     """Numbers that are finite and not negative, as a float64 array of any shape."""
     try:
-        found = np.asarray(values, dtype=np.float64)
+        # A copy: what a fit keeps must not change when the user's array does.
+        found = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: must be numbers, got {values!r}.") from error
     wrong = ~(np.isfinite(found) & (found >= 0))

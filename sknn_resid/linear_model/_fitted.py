@@ -232,7 +232,13 @@ class FittedLinear:
         return inflation
 
     def condition_number(self) -> float:
-        """Condition number of the (centred) columns at unit length; inf at deficient rank."""
+        """Condition number of the (centred) columns at unit length; inf at deficient rank.
+
+        The columns are ``U B^-1 / norm``, so ``norm B`` has the inverses of their singular values.
+        """
         if self.factor.rank < self.n_features:
             return float("inf")
-        return self.factor.condition
+        directions = self.factor.basis[1:, int(self.factor.fit_intercept) :]
+        inverse = np.sqrt(self.factor.column_squares)[:, None] * directions
+        values = np.linalg.svd(inverse, compute_uv=False)
+        return float(values[0] / values[-1])

@@ -235,7 +235,7 @@ def _number(value: Any, name: str) -> float:
 def _coefficients_given(coef: Any, n_features: int) -> np.ndarray | None:
     if coef is None:
         return None
-    found = np.asarray(coef, dtype=np.float64)
+    found = np.array(coef, dtype=np.float64)
     if found.shape != (n_features,) or not np.isfinite(found).all():
         raise ValueError(
             f"coef: must be {n_features} finite numbers, one per feature, got shape {found.shape}"
