@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._words import matmul
+from ._words import matmul, word_count
 
 CUT = 1e-12  # eigenvalues below this part of the largest wait for the next round
-ROUNDS = 4
 
 
 class Directions(NamedTuple):
@@ -91,38 +90,72 @@ def directions(
     p = xx.shape[1]
     scale = power_of_two(np.sqrt(np.maximum(xx[0].diagonal(), 0.0)))
     scaled = xx / scale / scale[:, None]
-    T = None
-    clipped = False
-    floor = 2.0 ** (6.0 - precision)
-    for turn in range(ROUNDS):
-        H = scaled[0] if T is None else _congruence(scaled, T, slices)
-        h, Q = np.linalg.eigh(H)
-        top = h[-1] if p and h[-1] > 0 else 1.0
-        low = h < CUT * top
-        clipped = bool(low.any())
-        step = Q / np.sqrt(np.where(low, CUT * top, h))
-        T = step if T is None else T @ step
-        if not clipped and (turn > 0 or slices == 1 or 2.0**-53 * top < 1e-13 * h[0]):
-            break
-        if clipped and CUT ** (turn + 1) < floor:
-            break  # what is still below the cut is below the precision of xx
-    assert T is not None
-    if slices == 1:  # eigenvectors as they are: T is Q / sqrt(h)
-        values, V = np.sqrt(np.maximum(h, 0.0))[::-1], Q[:, ::-1]
-    else:
-        V, t, _ = np.linalg.svd(T)
-        values, V = 1.0 / t[::-1], V[:, ::-1]
-    eps = np.finfo(float).eps
-    tol = max(32.0, 2.0 * p) * eps * (values[0] if p else 0.0)
-    rank = min(int((values > tol).sum()), max_rank)
-    if p and scaled[0].diagonal().max() <= 0:
-        values, rank = np.zeros(p), 0
-    weight = np.abs(V[:, :rank] / values[:rank]) * (norms / scale)[:, None]
+    if not p or scaled[0].diagonal().max() <= 0:
+        return Directions(scale, np.eye(p), np.zeros(p), 0, 1.0, False)
+    vectors, values, missing = _resolve(scaled, slices, precision)
+    rank = min(int((values > _tolerance(p) * values[0]).sum()), p - missing, max_rank)
+    size = norms / scale
+    weight = np.abs(vectors[:, :rank] / values[:rank]) * size[:, None]
     growth = float((weight.sum(axis=0) ** 2).max()) if rank else 1.0
     # Squares of values: the last one kept and all those dropped must stand above the noise.
-    noise = 2.0**-precision * (norms / scale).max() ** 2 * p if p else 0.0
-    unresolved = rank < min(p, max_rank) and noise > tol**2 * 2.0**-6
-    return Directions(scale, V, values, rank, growth, unresolved)
+    noise = 2.0**-precision * size.max() ** 2 * p
+    limit = (2.0**-3 * _tolerance(p) * values[0]) ** 2
+    return Directions(
+        scale, vectors, values, rank, growth, rank < min(p, max_rank) and noise > limit
+    )
+
+
+def _tolerance(p: int) -> float:
+    """Part of the largest singular value below which one counts as 0.
+
+    Columns that depend on each other but for the rounding of their entries have singular values of
+    about 2^-54 of the largest, whatever the number of rows: the sums of products add nothing.
+    """
+    return max(32.0, 2.0 * p) * float(np.finfo(float).eps)
+
+
+def _resolve(
+    scaled: np.ndarray, slices: int, precision: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Right singular vectors and values, descending, and how many of the values are noise."""
+    p = scaled.shape[1]
+    h, Q = np.linalg.eigh(scaled[0])
+    top = h[-1]
+    low = h < CUT * top
+    if not low.any() and (slices == 1 or 2.0**-53 * top < 1e-13 * h[0]):
+        return Q[:, ::-1], np.sqrt(h[::-1]), 0
+    if slices == 1:
+        return Q[:, ::-1], np.sqrt(np.maximum(h[::-1], 0.0)), int(low.sum())
+    T = Q / np.sqrt(np.where(low, CUT * top, h))
+    reach = CUT
+    while low.any() and reach >= 2.0 ** (6.0 - precision):
+        h, Q = np.linalg.eigh(_congruence(scaled, T, slices))
+        low = h < CUT * h[-1]
+        T = T @ (Q / np.sqrt(np.where(low, CUT * h[-1], h)))
+        reach *= CUT
+    U, t, _ = np.linalg.svd(T)
+    missing = int((t * np.sqrt(top) * _tolerance(p) >= 1.0).sum())
+    if not missing:
+        # G = R'R with R = T' G; its error is 2^-53 of the largest singular value.
+        R = matmul(scaled, T[None], slices, 1)[0].T
+        _, values, Vt = np.linalg.svd(R)
+        return Vt.T, values, 0
+    # The null space is right, but in T it hides the rest: once more without it.
+    rest = np.ascontiguousarray(U[:, missing:])
+    if missing == p:  # cannot be: the largest value is not 0
+        return U, 1.0 / t, missing
+    half = matmul(scaled, rest[None], slices, word_count(slices))
+    inner = matmul(np.ascontiguousarray(rest.T)[None], half, slices, word_count(slices))
+    vectors, values, more = _resolve(_symmetrised(inner), slices, precision)
+    vectors = np.concatenate([rest @ vectors, U[:, missing - 1 :: -1]], axis=1)
+    return vectors, np.concatenate([values, 1.0 / t[missing - 1 :: -1]]), missing + more
+
+
+def _symmetrised(words: np.ndarray) -> np.ndarray:
+    """The upper half, mirrored."""
+    lower = np.tril_indices(words.shape[1], -1)
+    words[:, lower[0], lower[1]] = words[:, lower[1], lower[0]]
+    return words
 
 
 def _congruence(xx: np.ndarray, T: np.ndarray, slices: int) -> np.ndarray:

@@ -12,7 +12,9 @@ from ._gram import BITS, Gram, choose_shift, gram
 from ._system import System, centre
 
 MAX_SLICES = 6
-EXACT_BITS = 60.0  # a correctly rounded solution, its entries somewhat smaller than the largest
+# Bits for a correctly rounded solution, whose entries are sums of larger terms. More of them where
+# they cost nothing that is noticed: up to this number of multiplications in a product.
+EXACT_BITS, SMALL_EXACT_BITS, SMALL = 60.0, 84.0, 2**21
 
 
 class Decomposition(NamedTuple):
@@ -60,33 +62,39 @@ def normal_equations(
         shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
     else:
         shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
-    slices = 2 if refine else 1
+    bits = SMALL_EXACT_BITS if len(X) * X.shape[1] ** 2 <= SMALL else EXACT_BITS
+    slices = 1 if not refine else 2 if bits == EXACT_BITS else 3
     while True:
         sums = gram(X, Y, sample_weight, shift, y_shift, slices)
-        found = from_sums(sums, fit_intercept=fit_intercept, penalty=penalty, refine=refine)
+        found = from_sums(
+            sums, fit_intercept=fit_intercept, penalty=penalty, bits=bits if refine else None
+        )
         if found.enough or slices == MAX_SLICES:
             return found
-        more = int(np.ceil((_bits_needed(found.found, refine) - 49.0) / BITS)) + 1
+        more = int(np.ceil((_bits_needed(found.found, bits if refine else None) - 49.0) / BITS)) + 1
         slices = min(MAX_SLICES, max(slices + 1, more))
         if found.found.unresolved or not fit_intercept and slices > 4:
             slices = MAX_SLICES
 
 
 def from_sums(
-    sums: Gram, *, fit_intercept: bool, penalty: np.ndarray | None, refine: bool
+    sums: Gram, *, fit_intercept: bool, penalty: np.ndarray | None, bits: float | None
 ) -> Decomposition:
-    """Factorisation of sums of products; parameters and result as :func:`normal_equations`."""
+    """Factorisation of sums of products; parameters and result as :func:`normal_equations`.
+
+    ``bits`` is what a refined solution shall have; None means plain float64.
+    """
     system = centre(sums, fit_intercept)
     factor, found = factorise(system, penalty)
-    enough = not found.unresolved and system.precision >= _bits_needed(found, refine)
+    enough = not found.unresolved and system.precision >= _bits_needed(found, bits)
     return Decomposition(system, factor, found, enough)
 
 
-def _bits_needed(found: Directions, refine: bool) -> float:
+def _bits_needed(found: Directions, bits: float | None) -> float:
     """Bits of the sums that a problem of this conditioning needs."""
     growth = max(1.0, float(np.log2(max(found.growth, 1.0))))
-    if refine:
-        return EXACT_BITS + growth
+    if bits is not None:
+        return bits + growth
     # Either a plain product that is as good as exact, or the error of an orthogonal factorisation.
     return 49.0 if growth < 10.0 else 53.0 + 0.5 * growth
 

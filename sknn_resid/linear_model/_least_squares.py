@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from . import _filters
-from ._decompose import Decomposition, from_sums, normal_equations
+from ._decompose import EXACT_BITS, Decomposition, from_sums, normal_equations
 from ._factor import Factor
 from ._gram import Gram, choose_shift, gram, merge
 from ._refine import GOAL, Refiner
@@ -304,7 +304,7 @@ def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
     rhs, converged = refiner.projector(), True
     goal, same = _variance_goal(problem, root), np.full(len(refiner.P), float(alpha))
     if alpha > 0:
-        half, converged = refiner.solve(refiner.G, same, goal)
+        half, converged = refiner.solve(refiner.G, same, min(goal, refiner.first_goal), 1.0)
         rhs = half.transpose(0, 2, 1)
     C, again = refiner.solve(rhs, same, goal)
     return _from_words(problem, C, root, converged and again, constant=True)
@@ -361,7 +361,7 @@ def variance_difference(problem: Problem, alpha: float) -> Covariance:
     inner = multiply(multiply(C, pen[:, :, None], len(C)), pen[:, None, :], len(C))
     diagonal = np.arange(p)
     inner[:, diagonal, diagonal] = add(inner[:, diagonal, diagonal], 2.0 * pen, len(C))
-    half, first = refiner.solve(inner, same, goal)
+    half, first = refiner.solve(inner, same, min(goal, refiner.first_goal), 1.0)
     D, second = refiner.solve(half.transpose(0, 2, 1), same, goal)
     return _from_words(problem, D, root, converged and first and second, constant=False)
 
@@ -454,7 +454,10 @@ def prepare_stream(
     """Problem of all rows of a stream so far; as :func:`prepare` on the rows stacked."""
     wanted = len(state.sums.shift) <= WIDEST if refine == "auto" else bool(refine)
     found = from_sums(
-        state.sums, fit_intercept=state.fit_intercept, penalty=penalty, refine=wanted
+        state.sums,
+        fit_intercept=state.fit_intercept,
+        penalty=penalty,
+        bits=EXACT_BITS if wanted else None,
     )
     return Problem(found, wanted)
 
