@@ -15,6 +15,8 @@ MAX_SLICES = 6
 # Bits for a correctly rounded solution, whose entries are sums of larger terms. More of them where
 # they cost nothing that is noticed: up to this number of multiplications in a product.
 EXACT_BITS, SMALL_EXACT_BITS, SMALL = 60.0, 84.0, 2**21
+# And where columns of very different size make entries of very different size, in small problems.
+GRADED_BITS = 40.0
 
 
 class Decomposition(NamedTuple):
@@ -62,18 +64,21 @@ def normal_equations(
         shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
     else:
         shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
-    bits = SMALL_EXACT_BITS if len(X) * X.shape[1] ** 2 <= SMALL else EXACT_BITS
-    slices = 1 if not refine else 2 if bits == EXACT_BITS else 3
+    small = refine and len(X) * X.shape[1] ** 2 <= SMALL
+    bits = None if not refine else SMALL_EXACT_BITS if small else EXACT_BITS
+    slices = 1 if not refine else 3 if small else 2
     while True:
         sums = gram(X, Y, sample_weight, shift, y_shift, slices)
-        found = from_sums(
-            sums, fit_intercept=fit_intercept, penalty=penalty, bits=bits if refine else None
-        )
-        if found.enough or slices == MAX_SLICES:
-            return found
-        more = int(np.ceil((_bits_needed(found.found, bits if refine else None) - 49.0) / BITS)) + 1
+        result = from_sums(sums, fit_intercept=fit_intercept, penalty=penalty, bits=bits)
+        scale = result.found.scale
+        if small and bits == SMALL_EXACT_BITS and (scale != scale[:1]).any():
+            bits += GRADED_BITS
+            result = result._replace(enough=_is_enough(result.system, result.found, bits))
+        if result.enough or slices == MAX_SLICES:
+            return result
+        more = int(np.ceil((_bits_needed(result.found, bits) - 49.0) / BITS)) + 1
         slices = min(MAX_SLICES, max(slices + 1, more))
-        if found.found.unresolved or not fit_intercept and slices > 4:
+        if result.found.unresolved:
             slices = MAX_SLICES
 
 
@@ -86,8 +91,11 @@ def from_sums(
     """
     system = centre(sums, fit_intercept)
     factor, found = factorise(system, penalty)
-    enough = not found.unresolved and system.precision >= _bits_needed(found, bits)
-    return Decomposition(system, factor, found, enough)
+    return Decomposition(system, factor, found, _is_enough(system, found, bits))
+
+
+def _is_enough(system: System, found: Directions, bits: float | None) -> bool:
+    return not found.unresolved and system.precision >= _bits_needed(found, bits)
 
 
 def _bits_needed(found: Directions, bits: float | None) -> float:

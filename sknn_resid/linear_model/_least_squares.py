@@ -304,7 +304,7 @@ def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
     rhs, converged = refiner.projector(), True
     goal, same = _variance_goal(problem, root), np.full(len(refiner.P), float(alpha))
     if alpha > 0:
-        half, converged = refiner.solve(refiner.G, same, min(goal, refiner.first_goal), 1.0)
+        half, converged = refiner.solve(refiner.G, same, min(goal, refiner.first_goal), refiner.first_floor)
         rhs = half.transpose(0, 2, 1)
     C, again = refiner.solve(rhs, same, goal)
     return _from_words(problem, C, root, converged and again, constant=True)
@@ -361,7 +361,7 @@ def variance_difference(problem: Problem, alpha: float) -> Covariance:
     inner = multiply(multiply(C, pen[:, :, None], len(C)), pen[:, None, :], len(C))
     diagonal = np.arange(p)
     inner[:, diagonal, diagonal] = add(inner[:, diagonal, diagonal], 2.0 * pen, len(C))
-    half, first = refiner.solve(inner, same, min(goal, refiner.first_goal), 1.0)
+    half, first = refiner.solve(inner, same, min(goal, refiner.first_goal), refiner.first_floor)
     D, second = refiner.solve(half.transpose(0, 2, 1), same, goal)
     return _from_words(problem, D, root, converged and first and second, constant=False)
 

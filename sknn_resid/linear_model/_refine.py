@@ -55,6 +55,8 @@ class Refiner:
     ----------
     scale : ndarray of shape (p,)
         Powers of two; right-hand sides are to be divided by them, and solutions too.
+    first_goal, first_floor : float
+        For the first of two solutions in turn.
     G, P : ndarray of shape (n_words, p, p) and (p,)
         Scaled sums of products and penalties.
     """
@@ -76,11 +78,14 @@ class Refiner:
         self.even = bool((found.scale == found.scale[:1]).all()) and (
             not len(positive) or positive.max() <= 4096.0 * positive.min()
         )
+        self.count += not self.even
         # Bits that the sums of products leave for a solution; smaller entries have fewer.
         growth = max(found.growth, 1.0)
         spare = float(system.precision - np.log2(growth) + np.log2(GOAL))
-        self.floor = 2.0 ** -float(np.clip(spare, 0.0, 40.0))
-        # A first of two solutions in turn: what it errs by grows by the condition number.
+        self.floor = 2.0 ** -float(np.clip(spare, 0.0, 40.0 if self.even else 80.0))
+        # A first of two solutions in turn: what it errs by grows by the condition number. Its small
+        # entries matter only where columns of very different size meet.
+        self.first_floor = 1.0 if self.even else self.floor
         self.first_goal = GOAL / min(np.sqrt(growth), 2.0 ** max(0.0, spare - 4.0))
         self.null = None
         self.G_J, self.norms_J = self.G, system.norms / self.scale
