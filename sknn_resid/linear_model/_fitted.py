@@ -67,6 +67,9 @@ class FittedLinear:
     robust : ndarray of shape (n_targets, n_features + 1, n_features + 1) or None, default=None
         Covariance of (intercept of the shifted columns, coefficients) that is robust to unequal
         variances; None for the classical one.
+    mean : ndarray of shape (n_features,) or None, default=None
+        Weighted means of the columns where the rank is deficient: the part of them that the
+        factorisation does not see. None at full rank.
     """
 
     factor: Factor
@@ -76,6 +79,7 @@ class FittedLinear:
     sum_log_weights: float = 0.0
     refined: Refined | None = None
     robust: np.ndarray | None = None
+    mean: np.ndarray | None = None
 
     @property
     def n_targets(self) -> int:

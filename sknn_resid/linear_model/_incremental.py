@@ -117,6 +117,11 @@ def continued(fitted: FittedLinear, repetitions: bool, single_target: bool) -> R
     mean, target_mean = np.zeros(fitted.n_features), np.zeros(fitted.n_targets)
     if factor.fit_intercept:
         mean = factor.shift - factor.basis[0, first:] @ M
+        if fitted.mean is not None:
+            # The part across the row space, which no direction sees but further rows may.
+            across = fitted.mean - mean
+            inside = np.linalg.qr(M.T)[0]
+            mean = mean + (across - inside @ (inside.T @ across))
         target_mean = factor.y_shift + factor.z[0] / np.sqrt(factor.sum_weights)
     X = np.vstack([M, np.zeros((1, fitted.n_features))])
     Y = np.vstack([z, np.sqrt(factor.rss_outside)])

@@ -147,8 +147,17 @@ def fit_problem(
         sum_log_weights=rows.sum_log_weights,
         refined=refined_covariance(problem, alpha),
         robust=robust,
+        mean=_mean_at_deficient_rank(problem, rows),
     )
     return Outcome(solution, fitted, statistics)
+
+
+def _mean_at_deficient_rank(problem: Problem, rows: TrainingRows) -> np.ndarray | None:
+    """Weighted means of the columns, which only a stream that goes on after the fit needs."""
+    factor = problem.factor
+    if not factor.fit_intercept or factor.rank == rows.X.shape[1]:
+        return None
+    return factor.shift + np.average(rows.X - factor.shift, axis=0, weights=rows.sample_weight)
 
 
 def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:

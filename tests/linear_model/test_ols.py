@@ -18,6 +18,14 @@ def rows():
     return X, y
 
 
+PER_TARGET = [
+    *("coef_", "intercept_", "coef_covariance_", "intercept_variance_", "intercept_covariance_"),
+    *("standard_errors_", "intercept_standard_error_", "t_values_", "intercept_t_value_"),
+    *("p_values_", "intercept_p_value_", "sigma2_", "rss_", "df_fit_", "df_resid_", "r2_"),
+    *("adjusted_r2_", "aic_", "bic_", "log_likelihood_"),
+]
+
+
 def with_constant(X):
     return np.column_stack([np.ones(len(X)), X])
 
@@ -163,12 +171,7 @@ def test_several_targets_are_each_alone(rows):
     assert interval.shape == (40, 3, 2)
     for t in range(2):
         alone = OLS().fit(X, Y[:, t])
-        for name in (
-            "coef_ intercept_ standard_errors_ intercept_standard_error_ t_values_ p_values_ "
-            "intercept_t_value_ intercept_p_value_ coef_covariance_ intercept_covariance_ "
-            "intercept_variance_ sigma2_ rss_ df_fit_ df_resid_ r2_ adjusted_r2_ aic_ bic_ "
-            "log_likelihood_"
-        ).split():
+        for name in PER_TARGET:
             found, expected = getattr(together, name)[t], getattr(alone, name)
             np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300, err_msg=name)
         np.testing.assert_allclose(together.loo_residuals_[:, t], alone.loo_residuals_, rtol=1e-9)

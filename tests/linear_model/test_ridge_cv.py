@@ -237,7 +237,7 @@ def test_automatic_grid(rows):
 
 
 def test_jackknife_plus_is_the_quantile_of_refits(rows):
-    X, Y, w = rows
+    X, Y, _ = rows
     new = np.array([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0], [9.0, -1.0, 2.0, 2.0]])
     level = 0.8
     model = RidgeCV([2.0], keep_rows=True).fit(X, Y)
