@@ -273,6 +273,15 @@ def test_naming_the_public_names_does_not_import_torch():
     assert _loaded_after(used, "torch") == []
 
 
+def test_linear_models_do_not_import_torch():
+    used = (
+        "from sknn_resid import OLS, Ridge, RidgeCV; import sknn_resid.linear_model; "
+        "X = [[0.0], [1.0], [3.0]]; y = [1.0, 2.0, 2.0]; "
+        "OLS().fit(X, y).summary(); Ridge().fit(X, y); RidgeCV().fit(X, y).predict(X)"
+    )
+    assert _loaded_after(used, "torch", *sorted(NEVER_AT_IMPORT)) == []
+
+
 def test_estimators_do_not_import_matplotlib():
     used = "from sknn_resid import MLPClassifier, MLPRegressor"
     assert _loaded_after(used, *sorted(NEVER_AT_IMPORT)) == []

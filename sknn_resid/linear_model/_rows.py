@@ -6,12 +6,13 @@ copy of X, is kept.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from sknn_resid.linear_model._factor import Factor
-from sknn_resid.linear_model._filters import orthonormal_rows, shrinkage
+from sknn_resid.linear_model._filters import complement, orthonormal_rows, shrinkage
 from sknn_resid.linear_model._inference import ratio
 
 # 1 - h below this is rounding: the row determines its own fit.
@@ -75,9 +76,10 @@ def row_statistics(
     np.clip(h, 0.0, 1.0, out=h)
     slack = 1.0 - h
     slack[slack <= MIN_SLACK] = 0.0
-    loo = ratio(residuals, slack[:, group])
-    # 0 / 0: a row that nothing but itself determines has no prediction without it.
-    return RowStatistics(h, np.where(np.isnan(loo), np.inf, loo))
+    slack = slack[:, group]
+    # A row that nothing but itself determines has no prediction without it; the sign of its
+    # residual is rounding.
+    return RowStatistics(h, np.where(slack > 0, ratio(residuals, slack), np.inf))
 
 
 def sandwich(
@@ -138,8 +140,28 @@ def sandwich(
         left = n_obs - f.sum(axis=1)
         meat *= np.where(left > 0, ratio(n_obs, left), np.nan)[:, None, None]
     root = factor.basis * f[:, None, :]
+    # Without residual degrees of freedom there are no residuals: 0 would claim to know.
+    left = n_obs - n_directions + np.sum(complement(factor, alpha) ** 2, axis=1)
+    meat[~(left > 0)] = np.nan
     found = root @ meat @ root.transpose(0, 2, 1)
     return (found + found.transpose(0, 2, 1)) / 2.0
+
+
+def warn_full_leverage(
+    statistics: RowStatistics, sample_weight: np.ndarray | None, kind: str
+) -> None:
+    """Warn of rows that leave HC2 and HC3 undefined."""
+    full = 1.0 - statistics.leverage.max(axis=1) <= MIN_SLACK
+    if sample_weight is not None:
+        full &= sample_weight > 0
+    if full.any():
+        warnings.warn(
+            f"cov_type={kind!r} is not defined, because row {int(np.argmax(full))} has a leverage "
+            "of 1 (it alone determines a coefficient, and has no residual): standard errors are "
+            "NaN. Use cov_type='HC1', or leave the row and its coefficient out.",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def _blocks(factor: Factor, X: np.ndarray):

@@ -129,7 +129,8 @@ class InferenceMixin:
     @property
     def t_values_(self) -> np.ndarray:
         """``coef_ / standard_errors_``."""
-        return ratio(self.coef_, self._shaped(self._certain_state().standard_errors()))
+        errors = self._shaped(self._certain_state().standard_errors())
+        return ratio(self.coef_, errors)
 
     @property
     def p_values_(self) -> np.ndarray:

@@ -20,7 +20,12 @@ from sknn_resid.linear_model._least_squares import (
     solve,
     standard_variances,
 )
-from sknn_resid.linear_model._rows import RowStatistics, row_statistics, sandwich
+from sknn_resid.linear_model._rows import (
+    RowStatistics,
+    row_statistics,
+    sandwich,
+    warn_full_leverage,
+)
 
 # Refined covariance matrices are kept up to this many numbers; beyond, only their diagonals are.
 MAX_KEPT = 2**18
@@ -129,6 +134,9 @@ def fit_problem(
     statistics = row_statistics(problem.factor, rows.X, errors, alpha, rows.sample_weight)
     robust = None
     if cov_type != "nonrobust":
+        n_coefficients = problem.factor.singular_values.size
+        if cov_type in ("HC2", "HC3") and rows.n_obs > n_coefficients:
+            warn_full_leverage(statistics, rows.sample_weight, cov_type)
         robust = sandwich(
             problem.factor,
             rows.X,
