@@ -85,7 +85,7 @@ LINEAR = [
     OLS(),
     OLS(fit_intercept=False),
     OLS(refine=False),
-    OLS(refine=True, cov_type="HC3"),
+    OLS(refine=True, cov_type="HC0"),
     OLS(weight_type="precision", cov_type="HC1"),
     Ridge(),
     Ridge(alpha=0.0),
@@ -227,7 +227,8 @@ def test_the_interesting_checks_of_the_linear_models_are_asked_for(estimator):
         "check_regressor_multioutput",
         "check_supervised_y_2d",
     } <= set(names)
-    assert ("check_estimators_partial_fit_n_features" in names) is hasattr(estimator, "partial_fit")
+    if not isinstance(estimator, RidgeCV):
+        assert "check_estimators_partial_fit_n_features" in names
 
 
 @pytest.mark.parametrize("estimator", [MLPClassifier(), MLPRegressor()], ids=["clf", "reg"])
