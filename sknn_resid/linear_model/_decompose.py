@@ -13,10 +13,11 @@ from ._system import System, centre
 
 MAX_SLICES = 6
 # Bits for a correctly rounded solution, whose entries are sums of larger terms. More of them where
-# they cost nothing that is noticed: up to this number of multiplications in a product.
-EXACT_BITS, SMALL_EXACT_BITS, SMALL = 60.0, 84.0, 2**21
-# And where columns of very different size make entries of very different size, in small problems.
-GRADED_BITS = 40.0
+# they cost little, for entries that are far smaller than their terms: by the number of
+# multiplications in a product; and the most where columns of very different size meet.
+EXACT_BITS = 60.0
+MORE_BITS, MORE = 84.0, 2**21
+MOST_BITS, MOST = 124.0, 2**16
 
 
 class Decomposition(NamedTuple):
@@ -64,17 +65,22 @@ def normal_equations(
         shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
     else:
         shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
-    small = refine and len(X) * X.shape[1] ** 2 <= SMALL
-    bits = None if not refine else SMALL_EXACT_BITS if small else EXACT_BITS
-    slices = 1 if not refine else 3 if small else 2
+    work = len(X) * X.shape[1] ** 2
+    bits = None
+    if refine:
+        bits = MOST_BITS if work <= MOST else MORE_BITS if work <= MORE else EXACT_BITS
+    slices = 1 if bits is None else 2 if bits == EXACT_BITS else 3
     while True:
         sums = gram(X, Y, sample_weight, shift, y_shift, slices)
         result = from_sums(sums, fit_intercept=fit_intercept, penalty=penalty, bits=bits)
         scale = result.found.scale
-        if small and bits == SMALL_EXACT_BITS and (scale != scale[:1]).any():
-            bits += GRADED_BITS
+        if bits == MORE_BITS and (scale != scale[:1]).any():
+            bits = MOST_BITS
             result = result._replace(enough=_is_enough(result.system, result.found, bits))
-        if result.enough or slices == MAX_SLICES:
+        if slices == MAX_SLICES:  # the extra bits of small problems are no condition
+            least = None if bits is None else EXACT_BITS
+            return result._replace(enough=_is_enough(result.system, result.found, least))
+        if result.enough:
             return result
         more = int(np.ceil((_bits_needed(result.found, bits) - 49.0) / BITS)) + 1
         slices = min(MAX_SLICES, max(slices + 1, more))

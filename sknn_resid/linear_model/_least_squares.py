@@ -22,9 +22,10 @@ from ._decompose import EXACT_BITS, Decomposition, from_sums, normal_equations
 from ._factor import Factor
 from ._gram import Gram, choose_shift, gram, merge
 from ._refine import GOAL, Refiner
-from ._words import add, matmul, multiply, reciprocal, two_prod
+from ._words import add, dot, matmul, multiply, reciprocal, two_prod
 
 WIDEST = 2048  # columns up to which "auto" refines: the matrices of words stay small
+FIRST = 2.0**-20  # least entries of the first of two solutions in turn
 STREAM_SLICES = 4  # correctly rounded up to condition numbers near 1e7, before any row is known
 
 
@@ -217,12 +218,12 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
         b, c = _user_words(problem, x)
     count = len(rhs)
     doubled = add(rhs, add(rhs, -refiner.times(x), count), count)
-    rss = add(system.yy, -_sum_words(multiply(x, doubled, count), axis=0), count).sum(axis=0)
+    rss = add(system.yy, -dot(x.transpose(0, 2, 1), doubled.transpose(0, 2, 1), count), count).sum(axis=0)
     size = np.abs(x[0]).T @ (system.norms / refiner.scale) + system.y_norms
     done = converged and problem.decomposition.enough
     reach = _reach(problem, b[0], c[0])
     found = Solution(b[0], c[0], np.maximum(rss, 0.0), done, b, c, reach)
-    return _with_rss(problem, found, rss <= 2.0 ** (58.0 - system.precision) * size**2)
+    return _with_rss(problem, found, rss <= 2.0 ** (54.0 - system.precision) * size**2)
 
 
 def _user_words(problem: Problem, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,20 +257,8 @@ def _intercept_words(problem: Problem, b: np.ndarray) -> np.ndarray:
     count = len(system.mean) + 1
     mean = add(system.mean, system.shift[None], count)
     y_mean = add(system.y_mean, system.y_shift[None], count)
-    product = _sum_words(multiply(b, mean[:, None, :], count), axis=1)
+    product = dot(b, mean[:, None, :], count)
     return add(y_mean, -product, count)
-
-
-def _sum_words(words: np.ndarray, axis: int) -> np.ndarray:
-    """Sum of words along an axis of the array they stand for."""
-    terms = np.moveaxis(words, axis + 1, 1)
-    count = len(terms)
-    while terms.shape[1] > 1:
-        if terms.shape[1] % 2:
-            terms = np.concatenate([terms, np.zeros_like(terms[:, :1])], axis=1)
-        half = terms.shape[1] // 2
-        terms = add(terms[:, :half], terms[:, half:], count)
-    return terms[:, 0] if terms.shape[1] else np.zeros((count, *terms.shape[2:]))
 
 
 def _with_rss(problem: Problem, found: Solution, doubtful: np.ndarray) -> Solution:
@@ -277,8 +266,16 @@ def _with_rss(problem: Problem, found: Solution, doubtful: np.ndarray) -> Soluti
     if problem.rows is None or not doubtful.any():
         return found
     X, Y, w = problem.rows
+    which = np.flatnonzero(doubtful)
+    # Bits for 2^-57 of the residuals, which are at least as large as what made the sum doubtful.
+    system = problem.decomposition.system
+    typical = np.sqrt(np.maximum(found.rss, 2.0**-system.precision * system.yy[0]))[which]
+    reach = found.reach[which] * np.sqrt(system.sum_weights[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = float(np.nanmax(np.where(reach > 0, reach / typical, 1.0)))
+    slices = int(np.clip(np.ceil((8.0 + np.log2(ratio)) / 21.0) + 1, 2, 4))
     errors = np.zeros(Y.shape)
-    errors[:, doubtful] = _exact_residuals(found, X, Y, np.flatnonzero(doubtful))
+    errors[:, which] = _exact_residuals(found, X, Y, which, slices)
     weighted = errors if w is None else w[:, None] * errors
     rss = np.where(doubtful, np.einsum("ij,ij->j", weighted, errors), found.rss)
     return replace(found, rss=rss)
@@ -301,10 +298,17 @@ def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
     if not problem.refined:
         return _from_root(factor, root)
     refiner = problem.refiner
-    rhs, converged = refiner.projector(), True
     goal, same = _variance_goal(problem, root), np.full(len(refiner.P), float(alpha))
+    if alpha > 0 and np.all(_filters.shrinkage(factor, alpha) >= 0.5):
+        # Close to the covariance at alpha = 0: less a small difference, not a product of two
+        # matrices close to the identity, whose small entries no precision holds.
+        C, first = refiner.solve(refiner.projector(), 0.0 * same, goal)
+        D, second = _difference_words(problem, alpha, C, goal)
+        C = add(C, -D, len(C))
+        return _from_words(problem, C, root, first and second, constant=True)
+    rhs, converged = refiner.projector(), True
     if alpha > 0:
-        half, converged = refiner.solve(refiner.G, same, min(goal, refiner.first_goal), refiner.first_floor)
+        half, converged = refiner.solve(refiner.G, same, min(goal, refiner.first_goal), FIRST)
         rhs = half.transpose(0, 2, 1)
     C, again = refiner.solve(rhs, same, goal)
     return _from_words(problem, C, root, converged and again, constant=True)
@@ -353,17 +357,26 @@ def variance_difference(problem: Problem, alpha: float) -> Covariance:
     if not problem.refined or alpha == 0:
         return _from_root(factor, root)
     refiner = problem.refiner
+    goal = _variance_goal(problem, root)
+    C, converged = refiner.solve(refiner.projector(), np.zeros(len(refiner.P)), goal)
+    D, done = _difference_words(problem, alpha, C, goal)
+    return _from_words(problem, D, root, converged and done, constant=False)
+
+
+def _difference_words(
+    problem: Problem, alpha: float, C: np.ndarray, goal: float
+) -> tuple[np.ndarray, bool]:
+    """``S^+ (2 alpha P + alpha^2 P C P) S^+`` with C the covariance at alpha = 0, in words."""
+    refiner = problem.refiner
     p = len(refiner.P)
-    goal, same = _variance_goal(problem, root), np.full(p, float(alpha))
-    # S^+ (2 alpha P + alpha^2 P C P) S^+ with C the covariance at alpha = 0.
-    C, converged = refiner.solve(refiner.projector(), np.zeros(p), goal)
+    same = np.full(p, float(alpha))
     pen = np.stack(two_prod(refiner.P, alpha))
     inner = multiply(multiply(C, pen[:, :, None], len(C)), pen[:, None, :], len(C))
     diagonal = np.arange(p)
     inner[:, diagonal, diagonal] = add(inner[:, diagonal, diagonal], 2.0 * pen, len(C))
-    half, first = refiner.solve(inner, same, min(goal, refiner.first_goal), refiner.first_floor)
+    half, first = refiner.solve(inner, same, min(goal, refiner.first_goal), FIRST)
     D, second = refiner.solve(half.transpose(0, 2, 1), same, goal)
-    return _from_words(problem, D, root, converged and first and second, constant=False)
+    return D, first and second
 
 
 def _variance_goal(problem: Problem, root: np.ndarray) -> float:
@@ -394,8 +407,11 @@ def _from_words(
         return Covariance(coef, np.nan, nothing, plain.root, done)
     count = len(system.mean) + 1
     mean = add(system.mean, system.shift[None], count)
-    cross = _sum_words(multiply(C, mean[:, :, None], count), axis=0)
-    variance = _sum_words(multiply(cross, mean, count), axis=0)
+    if len(coef) <= 16:
+        cross = dot(C, mean[:, None, :], count)
+    else:
+        cross = matmul(C, mean[:, :, None], system.slices + 1, count)[:, :, 0]
+    variance = dot(cross, mean, count)
     if constant:
         inverse = reciprocal(system.sum_weights, count)
         variance = add(variance, inverse, count)
@@ -479,12 +495,12 @@ def residuals(solution: Solution, X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     size = np.sqrt(np.einsum("ij,ij->j", plain, plain) / max(1, len(plain)))
     lost = np.flatnonzero(size <= 2.0**-12 * solution.reach)
     if len(lost):
-        plain[:, lost] = _exact_residuals(solution, X, Y, lost)
+        plain[:, lost] = _exact_residuals(solution, X, Y, lost, 4)
     return plain
 
 
 def _exact_residuals(
-    solution: Solution, X: np.ndarray, Y: np.ndarray, targets: np.ndarray
+    solution: Solution, X: np.ndarray, Y: np.ndarray, targets: np.ndarray, slices: int
 ) -> np.ndarray:
     """Residuals of some targets, in words until the end."""
     scale = np.ldexp(1.0, np.frexp(np.abs(X).max(axis=0, initial=0.0))[1])
@@ -494,6 +510,6 @@ def _exact_residuals(
     step = max(1, 2**16 // max(1, X.shape[1]))
     for start in range(0, len(X), step):
         part = slice(start, start + step)
-        fitted = matmul((X[part] / scale)[None], coef, 4, 3)
+        fitted = matmul((X[part] / scale)[None], coef, slices, 3)
         out[part] = add(Y[part][:, targets][None], -add(fitted, intercept, 3), 3).sum(axis=0)
     return out

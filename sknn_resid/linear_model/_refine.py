@@ -55,7 +55,7 @@ class Refiner:
     ----------
     scale : ndarray of shape (p,)
         Powers of two; right-hand sides are to be divided by them, and solutions too.
-    first_goal, first_floor : float
+    first_goal : float
         For the first of two solutions in turn.
     G, P : ndarray of shape (n_words, p, p) and (p,)
         Scaled sums of products and penalties.
@@ -82,10 +82,10 @@ class Refiner:
         # Bits that the sums of products leave for a solution; smaller entries have fewer.
         growth = max(found.growth, 1.0)
         spare = float(system.precision - np.log2(growth) + np.log2(GOAL))
-        self.floor = 2.0 ** -float(np.clip(spare, 0.0, 40.0 if self.even else 80.0))
-        # A first of two solutions in turn: what it errs by grows by the condition number. Its small
-        # entries matter only where columns of very different size meet.
-        self.first_floor = 1.0 if self.even else self.floor
+        self.floor = 2.0 ** -float(np.clip(spare, 0.0, 80.0))
+        # What a solution on independent columns loses when it is spread over all.
+        self.further = 2.0 ** -float(np.clip(spare - 10.0, 0.0, 40.0)) if found.rank < p else 1.0
+        # A first of two solutions in turn: what it errs by grows by the condition number.
         self.first_goal = GOAL / min(np.sqrt(growth), 2.0 ** max(0.0, spare - 4.0))
         self.null = None
         self.G_J, self.norms_J = self.G, system.norms / self.scale
@@ -143,7 +143,7 @@ class Refiner:
         return multiply(self.penalty_J, np.array([alpha]).reshape(1, 1, 1), len(self.penalty_J))
 
     def solve(
-        self, rhs: np.ndarray, alpha: np.ndarray, goal: float = GOAL, floor: float | None = None
+        self, rhs: np.ndarray, alpha: np.ndarray, goal: float = GOAL, least: float | None = None
     ) -> tuple[np.ndarray, bool]:
         """``x`` of minimum norm with ``(G + alpha P) x = rhs``, in scaled coordinates.
 
@@ -154,9 +154,9 @@ class Refiner:
         alpha : ndarray of shape (m,)
         goal : float, default=2**-62
             Error of each entry.
-        floor : float or None, default=None
-            Entries smaller than this part of the terms that they are the sum of need no more than
-            the absolute error of an entry of that size. None means what the precision allows.
+        least : float or None, default=None
+            Entries smaller than this part of the terms that they are the sum of may have no more
+            than the absolute error of an entry of that size. None means what the precision allows.
 
         Returns
         -------
@@ -164,23 +164,23 @@ class Refiner:
             To be divided by ``scale``.
         converged : bool
         """
-        floor = self.floor if floor is None else floor
+        least = self.floor if least is None else max(least, self.floor)
         rhs = rhs if self.null is None else self.null.reduce(rhs)
         if self._common is not None:
-            x, converged = self._iterate(self._common, rhs, alpha, goal, floor)
+            x, converged = self._iterate(self._common, rhs, alpha, goal, least)
         else:
             x, converged = np.zeros((self.count, *rhs.shape[1:])), True
             for value in np.unique(alpha):
                 same = np.flatnonzero(alpha == value)
                 part, done = self._iterate(
-                    self._equations(float(value)), rhs[:, :, same], alpha[same], goal, floor
+                    self._equations(float(value)), rhs[:, :, same], alpha[same], goal, least
                 )
                 x[: len(part), :, same] = part
                 converged &= done
         return (x if self.null is None else self.null.expand(x)), converged
 
     def _iterate(
-        self, equations: _Equations, rhs: np.ndarray, alpha: np.ndarray, goal: float, floor: float
+        self, equations: _Equations, rhs: np.ndarray, alpha: np.ndarray, goal: float, least: float
     ) -> tuple[np.ndarray, bool]:
         """Refinement; parameters as :meth:`solve`, on the independent columns."""
         S_cut, side, B, d, possible = equations
@@ -192,18 +192,19 @@ class Refiner:
                 f = 1.0 / (1.0 + (np.sqrt(alpha) / d[:, None]) ** 2)
             penalised = bool(alpha.any())
         rhs = rhs / side[:, None]
-        terms = floor * (np.abs(B) @ (f * np.abs(B.T @ rhs[0])))
+        terms = np.abs(B) @ (f * np.abs(B.T @ rhs[0]))
         residual, before, converged = rhs, 1.0, False
         x = np.zeros((1, *rhs.shape[1:]))
         for turn in range(STEPS):
             step = B @ (f * (B.T @ residual[0]))
             x = add(x, step[None], self.count) if turn else step[None]
-            change = _largest(np.abs(step), np.abs(x[0]), terms) if turn else 1.0
-            rate = min(1.0, change / before) if turn else 0.1
-            if turn and change * max(rate, 2.0**-40) <= goal:
+            change = _largest(step, x[0], self.floor * terms) if turn else 1.0
+            rate = max(min(1.0, change / before), 2.0**-40) if turn else 0.1
+            if turn and change * rate <= goal * self.further:
                 converged = True
                 break
-            if turn > 2 and rate > 0.5:
+            if turn > 2 and rate > 0.5:  # no more digits in the small entries
+                converged = _largest(step, x[0], least * terms) <= goal
                 break
             before = change
             residual = add(rhs, -self._times(S_cut, x), self.count)
@@ -241,10 +242,10 @@ class Refiner:
         return compress(_products(wide, x, self.slices, self.bits), self.count)
 
 
-def _largest(change: np.ndarray, size: np.ndarray, floor: np.ndarray) -> float:
+def _largest(change: np.ndarray, x: np.ndarray, floor: np.ndarray) -> float:
     """Largest change relative to each entry, or to a part of the terms it is the sum of."""
-    reference = np.maximum(size, floor)
-    return float(np.max(change / np.where(reference > 0, reference, np.inf), initial=0.0))
+    reference = np.maximum(np.abs(x), floor)
+    return float(np.max(np.abs(change) / np.where(reference > 0, reference, np.inf), initial=0.0))
 
 
 def _products(wide: np.ndarray, x: np.ndarray, slices: int, bits: int) -> list[np.ndarray]:

@@ -105,7 +105,7 @@ def centre(gram: Gram, fit_intercept: bool) -> System:
 
 
 def _less_means(gram, mean, y_mean, count):
-    """Centred sums; columns whose sum is exactly 0 cost nothing when all are."""
+    """Sums of products less those of the means; symmetric up to the last bits only."""
     sums, y_sums = gram.xx[:, 0, 1:], gram.xy[:, 0]
     xx, xy, yy = gram.xx[:, 1:, 1:], gram.xy[:, 1:], gram.yy
     if count == 1:
@@ -116,9 +116,6 @@ def _less_means(gram, mean, y_mean, count):
             yy - y_mean[0] * y_sums[0],
         )
     xx = add(xx, -multiply(mean[:, :, None], sums[:, None, :], count), count)
-    # The product of mean and sum is symmetric up to its last bits only.
-    lower = np.tril_indices(xx.shape[1], -1)
-    xx[:, lower[0], lower[1]] = xx[:, lower[1], lower[0]]
     xy = add(xy, -multiply(mean[:, :, None], y_sums[:, None, :], count), count)
     return xx, xy, add(yy, -multiply(y_mean, y_sums, count), count)
 

@@ -12,6 +12,7 @@ Ogita, Oishi & Rump (2012), Numer. Algorithms 59(1) (exact products of slices).
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -126,6 +127,35 @@ def reciprocal(a: np.ndarray, count: int) -> np.ndarray:
         residual = add(one, -multiply(a, x, count + 1), count + 1)
         x = add(x, multiply(x[:count], residual, count), count)
     return x if len(x) == count else np.concatenate([x, np.zeros((count - len(x), *x.shape[1:]))])
+
+
+def dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    """Sums of products along the last axis, as if rounded once at the end.
+
+    Parameters
+    ----------
+    a, b : ndarray of shape (n_words, ..., k)
+    count : int
+        Words of the products and of the result.
+
+    Returns
+    -------
+    ndarray of shape (count, ...)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dot(np.array([[1e16, 1.0, 1e16]]), np.array([[1.0, 3.0, -1.0]]), 2)
+    array([3., 0.])
+    """
+    products = np.moveaxis(multiply(a, b, count), 0, -1)
+    rows = products.reshape(-1, products.shape[-1] * products.shape[-2]).tolist()
+    out = np.zeros((count, len(rows)))
+    for j, row in enumerate(rows):
+        for k in range(count):
+            out[k, j] = math.fsum(row)
+            row.append(-out[k, j])
+    return out.reshape(count, *products.shape[:-2])
 
 
 class Slices(NamedTuple):
