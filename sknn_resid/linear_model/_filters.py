@@ -126,6 +126,25 @@ def orthonormal_rows(
     return U if sample_weight is None else U * np.sqrt(sample_weight)[:, None]
 
 
+def training_rows(factor: Factor, X: np.ndarray, part: slice | np.ndarray) -> np.ndarray:
+    """``A B`` for some of the training rows, without the square roots of the weights.
+
+    Parameters
+    ----------
+    factor : Factor
+        Of X.
+    X : ndarray of shape (n_samples, n_features)
+        All training rows.
+    part : slice or ndarray of int
+
+    Returns
+    -------
+    ndarray of shape (len(part), n_directions)
+        A new array.
+    """
+    return orthonormal_rows(factor, X[part])
+
+
 def leverage(
     factor: Factor,
     X: np.ndarray,

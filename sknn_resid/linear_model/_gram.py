@@ -144,18 +144,24 @@ class _Totals:
     def add_block(self, a: Slices, y: Slices, weighted: tuple[Slices, Slices] | None) -> None:
         """Add the products of one block, ``a' a`` or ``a' (w a)``, and those with the target."""
         wa, wy = (None, y) if weighted is None else weighted
+        exactly = self.slices > 1
         for s in range(self.slices):
-            _accumulate(self.xx[s], _symmetric(a, s) if wa is None else _general(a, wa, s))
-            _accumulate(self.xy[s], _general(a, wy, s))
-            _accumulate(self.yy[s], _elementwise(y, wy, s))
+            _accumulate(self.xx[s], _symmetric(a, s) if wa is None else _general(a, wa, s), exactly)
+            _accumulate(self.xy[s], _general(a, wy, s), exactly)
+            _accumulate(self.yy[s], _elementwise(y, wy, s), exactly)
 
     def terms(self) -> Iterator[list[np.ndarray]]:
         for parts in (self.xx, self.xy, self.yy):
             yield [main for main, _ in parts] + [rest for _, rest in parts]
 
 
-def _accumulate(total: tuple[np.ndarray, np.ndarray], value: np.ndarray) -> None:
+def _accumulate(
+    total: tuple[np.ndarray, np.ndarray], value: np.ndarray, exactly: bool = True
+) -> None:
     main, rest = total
+    if not exactly:
+        main += value
+        return
     s, e = two_sum(main, value)
     main[...] = s
     rest += e
@@ -207,7 +213,8 @@ def _symmetric(a: Slices, s: int) -> np.ndarray:
 def _blocks(X, Y, sample_weight, shift, y_shift, slices):
     """Yield the slices of ``A``, of the targets, and of both times the weights."""
     n, p = X.shape
-    step = int(np.clip(2**17 // max(1, p), 128, MAX_ROWS))
+    largest = MAX_ROWS if slices > 1 else 4 * MAX_ROWS
+    step = int(np.clip(2**19 // max(1, p), 256, largest))
     rows = None
     if sample_weight is not None and not np.all(sample_weight):
         rows = np.flatnonzero(sample_weight)

@@ -9,10 +9,14 @@ Allen (1974), Technometrics 16(1); Golub, Heath & Wahba (1979), Technometrics 21
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ._factor import Factor
-from ._filters import orthonormal_rows, shrinkage
+from ._filters import shrinkage, training_rows
+
+MIN_SLACK = 16 * float(np.finfo(float).eps)  # 1 - h below this is 0 but for rounding
 
 
 def loo_squared_errors(
@@ -47,32 +51,65 @@ def loo_squared_errors(
     """
     weighted = np.zeros((len(alphas), Y.shape[1]))
     plain = np.zeros_like(weighted)
-    for rows, errors in loo_blocks(factor, X, Y, alphas, sample_weight):
-        square = errors**2
-        plain += square.sum(axis=1)
-        w = None if sample_weight is None else sample_weight[rows]
-        weighted += square.sum(axis=1) if w is None else np.einsum("i,ait->at", w, square)
-    return weighted, plain
+    for rows, errors in _blocks(factor, X, Y, alphas, sample_weight):
+        plain += _infinite(np.einsum("iat,iat->at", errors, errors))
+        if sample_weight is not None:
+            w = sample_weight[rows]
+            weighted += _infinite(np.einsum("iat,iat,i->at", errors, errors, w))
+    return (plain.copy() if sample_weight is None else weighted), plain
 
 
-def loo_blocks(factor, X, Y, alphas, sample_weight=None):
-    """Yield ``(rows, errors)``: indices of a block, errors of shape (n_alphas, n_rows, n_targets).
+def _infinite(sums: np.ndarray) -> np.ndarray:
+    """Without predictions (0 / 0): infinite."""
+    return np.where(np.isnan(sums), np.inf, sums)
 
-    Parameters as :func:`loo_squared_errors`. Rows of weight 0 are left out.
+
+def loo_blocks(
+    factor: Factor,
+    X: np.ndarray,
+    Y: np.ndarray,
+    alphas: np.ndarray,
+    sample_weight: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Leave-one-out errors, block of rows by block; parameters as :func:`loo_squared_errors`.
+
+    Yields
+    ------
+    rows : ndarray of int
+        Rows of positive weight.
+    errors : ndarray of shape (n_alphas, len(rows), n_targets)
     """
+    for rows, errors in _blocks(factor, X, Y, alphas, sample_weight):
+        yield rows, _infinite(errors).transpose(1, 0, 2)
+
+
+def _blocks(factor, X, Y, alphas, sample_weight):
+    """Yield rows and errors (n_rows, n_alphas, n_targets), NaN for 0 / 0."""
+    targets = Y.shape[1]
     f = shrinkage(factor, alphas)  # (n_alphas, n_directions)
-    fz = f[:, :, None] * factor.z  # (n_alphas, n_directions, n_targets)
-    index = np.arange(len(X)) if sample_weight is None else np.flatnonzero(sample_weight > 0)
-    step = max(1, 2**20 // max(1, len(alphas) * Y.shape[1] + f.shape[1]))
-    for start in range(0, len(index), step):
-        rows = index[start : start + step]
-        U = orthonormal_rows(factor, X[rows])
-        w = np.ones(len(rows)) if sample_weight is None else sample_weight[rows]
-        slack = 1.0 - w * (f @ (U * U).T)  # (n_alphas, n_rows)
-        errors = (Y[rows] - factor.y_shift) - U @ fz
-        with np.errstate(divide="ignore", invalid="ignore"):
-            errors /= np.where(slack > 16 * np.finfo(float).eps, slack, 0.0)[:, :, None]
-        yield rows, np.where(np.isnan(errors), np.inf, errors)
+    fz = (f.T[:, :, None] * factor.z[:, None]).reshape(f.shape[1], -1)
+    index = None if sample_weight is None else np.flatnonzero(sample_weight > 0)
+    n = len(X) if index is None else len(index)
+    step = int(np.clip(2**18 // max(1, len(alphas) * targets), 64, 4096))
+    for start in range(0, n, step):
+        stop = min(n, start + step)
+        rows = np.arange(start, stop) if index is None else index[start:stop]
+        part = slice(start, stop) if index is None else rows
+        U = training_rows(factor, X, part)
+        errors = (U @ fz).reshape(len(rows), len(alphas), targets)
+        np.subtract((Y[part] - factor.y_shift)[:, None], errors, out=errors)
+        U *= U
+        h = U @ f.T
+        if index is not None:
+            h *= sample_weight[rows, None]
+        np.subtract(1.0, h, out=h)
+        if h.min(initial=1.0) > MIN_SLACK:
+            errors /= h[:, :, None]
+        else:
+            h[h <= MIN_SLACK] = 0.0
+            with np.errstate(divide="ignore", invalid="ignore"):
+                errors /= h[:, :, None]
+        yield rows, errors
 
 
 def loo_predictions(
@@ -102,11 +139,11 @@ def loo_predictions(
     step = max(1, 2**18 // max(1, f.shape[1]))
     for start in range(0, len(X), step):
         rows = slice(start, start + step)
-        U = orthonormal_rows(factor, X[rows])
+        U = training_rows(factor, X, rows)
         w = 1.0 if sample_weight is None else sample_weight[rows, None]
         slack = 1.0 - w * ((U * U) @ f.T)
         errors = (Y[rows] - factor.y_shift) - U @ (f.T * factor.z)
         with np.errstate(divide="ignore", invalid="ignore"):
-            errors /= np.where(slack > 16 * np.finfo(float).eps, slack, 0.0)
+            errors /= np.where(slack > MIN_SLACK, slack, 0.0)
         out[rows] = Y[rows] - np.where(np.isnan(errors), np.inf, errors)
     return out
