@@ -89,6 +89,7 @@ FLOORS = {
     "linear_model._system": 42,
     "linear_model._basis": 42,
     "linear_model._factor": 43,
+    "linear_model._wide": 44,
     "linear_model._decompose": 44,
     "linear_model._null_space": 43,
     "linear_model._refine": 44,

@@ -24,12 +24,84 @@ The Elements of Statistical Learning, 2nd ed., section 3.4.1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ._basis import Directions, directions
 from ._system import System
 from ._words import matmul, word_count
+
+
+@dataclass(frozen=True, eq=False)
+class WideBasis:
+    """Basis of a problem with more columns than rows, by way of the rows.
+
+    ``B = [0; P^-1 Z' U / d^2]`` beside the intercept's direction, with ``Z = sqrt(w) (X - mean)``
+    and the left singular vectors U of ``Z P^-1/2``. What only needs products with B does not form
+    it. It refers to the training rows; pickling forms the matrix and forgets them.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_rows, n_features)
+        The rows of positive weight.
+    mean : ndarray of shape (n_features,)
+        Their weighted means; 0 without an intercept.
+    root : ndarray of shape (n_rows,) or None
+        Square roots of the weights; None for 1.
+    total : float
+        Sum of the weights.
+    U : ndarray of shape (n_rows, rank)
+    d : ndarray of shape (rank,)
+    penalty : ndarray of shape (n_features,) or None
+    fit_intercept : bool
+    """
+
+    X: np.ndarray
+    mean: np.ndarray
+    root: np.ndarray | None
+    total: float
+    U: np.ndarray
+    d: np.ndarray
+    penalty: np.ndarray | None
+    fit_intercept: bool
+
+    @cached_property
+    def matrix(self) -> np.ndarray:
+        """``B``, shape (1 + n_features, n_directions)."""
+        return self.times(np.eye(len(self.d) + self.fit_intercept))
+
+    def times(self, coordinates: np.ndarray) -> np.ndarray:
+        """``B`` times coordinates of shape (n_directions, m), without B."""
+        first = int(self.fit_intercept)
+        rows = self.U @ (coordinates[first:] / (self.d * self.d)[:, None])
+        if self.root is not None:
+            rows *= self.root[:, None]
+        body = self.X.T @ rows
+        if first:
+            body -= np.outer(self.mean, rows.sum(axis=0))
+        if self.penalty is not None:
+            body /= self.penalty[:, None]
+        out = np.zeros((1 + len(body), coordinates.shape[1]))
+        out[1:] = body
+        if first:
+            out[0] = coordinates[0] / np.sqrt(self.total)
+        return out
+
+    def rows_of(self, part: slice | np.ndarray) -> np.ndarray:
+        """``A B`` of some of the training rows, a new array."""
+        U = self.U[part]
+        first = int(self.fit_intercept)
+        out = np.empty((len(U), U.shape[1] + first))
+        out[:, first:] = U if self.root is None else U / self.root[part, None]
+        if first:
+            out[:, 0] = 1.0 / np.sqrt(self.total)
+        return out
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Pickle as the plain matrix."""
+        return np.asarray, (self.matrix,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +120,9 @@ class Factor:
         Subtracted from the columns of X; the coefficients of ``basis`` refer to ``X - shift``.
     y_shift : ndarray of shape (n_targets,)
         Subtracted from the targets.
-    basis : ndarray of shape (1 + n_features, n_directions)
-        ``B`` above. Row 0 is the intercept of the shifted columns, zero without an intercept.
+    directions : ndarray of shape (1 + n_features, n_directions), or WideBasis
+        ``B`` above, or what it follows from. Row 0 is the intercept of the shifted columns, zero
+        without an intercept.
     singular_values : ndarray of shape (n_directions,)
         ``d`` above: free directions first, with ``inf``, then descending.
     z : ndarray of shape (n_directions, n_targets)
@@ -80,7 +153,7 @@ class Factor:
     fit_intercept: bool
     shift: np.ndarray
     y_shift: np.ndarray
-    basis: np.ndarray
+    directions: np.ndarray | WideBasis
     singular_values: np.ndarray
     z: np.ndarray
     rank: int
@@ -90,6 +163,17 @@ class Factor:
     tss: np.ndarray
     column_squares: np.ndarray
     penalty: np.ndarray | None = None
+
+    @property
+    def basis(self) -> np.ndarray:
+        """``B``, shape (1 + n_features, n_directions); of a wide problem formed when asked for."""
+        found = self.directions
+        return found.matrix if isinstance(found, WideBasis) else found
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns of X."""
+        return len(self.shift)
 
     @property
     def rank_gap(self) -> float:
@@ -160,7 +244,7 @@ def factorise(system: System, penalty: np.ndarray | None = None) -> tuple[Factor
         fit_intercept=system.fit_intercept,
         shift=system.shift,
         y_shift=system.y_shift,
-        basis=basis,
+        directions=basis,
         singular_values=np.concatenate(values),
         z=z.reshape(-1, t),
         rank=found.rank,

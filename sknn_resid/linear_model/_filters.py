@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._factor import Factor
+from ._factor import Factor, WideBasis
 
 
 def shrinkage(factor: Factor, alphas: np.ndarray | float) -> np.ndarray:
@@ -81,12 +81,20 @@ def coefficients(factor: Factor, alphas: np.ndarray | float) -> tuple[np.ndarray
     targets = factor.z.shape[1]
     a = np.asarray(alphas, dtype=np.float64)
     a = np.broadcast_to(a, np.broadcast_shapes(a.shape, (targets,)))
-    full = (shrinkage(factor, a) * factor.z.T) @ factor.basis.T
+    full = _times_basis(factor, shrinkage(factor, a) * factor.z.T)
     coef = full[..., 1:]
     intercept = np.zeros(full.shape[:-1])
     if factor.fit_intercept:
         intercept = full[..., 0] + (factor.y_shift - coef @ factor.shift)
     return coef, intercept
+
+
+def _times_basis(factor: Factor, coordinates: np.ndarray) -> np.ndarray:
+    """``B`` times coordinates of shape (..., n_directions), on the last axis."""
+    if not isinstance(factor.directions, WideBasis):
+        return coordinates @ factor.directions.T
+    flat = coordinates.reshape(-1, coordinates.shape[-1])
+    return factor.directions.times(flat.T).T.reshape(*coordinates.shape[:-1], -1)
 
 
 def residual_sum(factor: Factor, alphas: np.ndarray | float) -> np.ndarray:
@@ -142,6 +150,9 @@ def training_rows(factor: Factor, X: np.ndarray, part: slice | np.ndarray) -> np
     ndarray of shape (len(part), n_directions)
         A new array.
     """
+    found = factor.directions
+    if isinstance(found, WideBasis) and found.X is X:
+        return found.rows_of(part)
     return orthonormal_rows(factor, X[part])
 
 

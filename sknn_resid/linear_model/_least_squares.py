@@ -22,9 +22,13 @@ from ._decompose import EXACT_BITS, Decomposition, from_sums, normal_equations
 from ._factor import Factor
 from ._gram import Gram, choose_shift, gram, merge
 from ._refine import GOAL, Refiner
+from ._wide import factorise_wide
 from ._words import add, dot, matmul, multiply, reciprocal, two_prod
 
-WIDEST = 2048  # columns up to which "auto" refines: the matrices of words stay small
+# Columns up to which "auto" refines: the matrices of words stay small. Fewer where the rows are
+# fewer than the columns: products of rows are smaller then, but serve plain float64 only.
+WIDEST, WIDEST_SHORT = 2048, 256
+SMALLEST_WIDE = 64  # columns from which products of rows are worth it
 FIRST = 2.0**-20  # least entries of the first of two solutions in turn
 STREAM_SLICES = 4  # correctly rounded up to condition numbers near 1e7, before any row is known
 
@@ -35,27 +39,31 @@ class Problem:
 
     Parameters
     ----------
-    decomposition : Decomposition
-        Normal equations in words, and their factorisation.
+    factor : Factor
+        The factorisation, plain float64.
+    decomposition : Decomposition or None
+        Normal equations in words; None for a wide problem that is not refined.
     refined : bool
         Whether :func:`solve`, :func:`covariance` and :func:`variance_difference` refine.
     rows : tuple of (X, Y, sample_weight), or None
         The rows, by reference; None for a stream.
     """
 
-    decomposition: Decomposition
+    factor: Factor
+    decomposition: Decomposition | None
     refined: bool
     rows: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
 
     @property
-    def factor(self) -> Factor:
-        """The factorisation, plain float64."""
-        return self.decomposition.factor
+    def equations(self) -> Decomposition:
+        """Normal equations of a refined problem."""
+        assert self.decomposition is not None
+        return self.decomposition
 
     @cached_property
     def refiner(self) -> Refiner:
         """Solver of the normal equations."""
-        found = self.decomposition
+        found = self.equations
         return Refiner(found.system, found.factor, found.found)
 
 
@@ -174,16 +182,20 @@ def prepare(
     >>> solve(prepare(X, Y)).coef
     array([[2.]])
     """
-    wanted = X.shape[1] <= WIDEST if refine == "auto" else bool(refine)
-    found = normal_equations(
-        X,
-        Y,
-        sample_weight=sample_weight,
-        fit_intercept=fit_intercept,
-        penalty=penalty,
-        refine=wanted,
-    )
-    return Problem(found, wanted, (X, Y, sample_weight))
+    n, p = X.shape
+    wanted = bool(refine)
+    if refine == "auto":
+        wanted = p <= (WIDEST if p <= n else WIDEST_SHORT)
+    settings = {
+        "sample_weight": sample_weight,
+        "fit_intercept": fit_intercept,
+        "penalty": penalty,
+    }
+    rows = (X, Y, sample_weight)
+    if not wanted and p > n and p > SMALLEST_WIDE and (penalty is None or np.all(penalty > 0)):
+        return Problem(factorise_wide(X, Y, **settings), None, False, rows)
+    found = normal_equations(X, Y, refine=wanted, **settings)
+    return Problem(found.factor, found, wanted, rows)
 
 
 def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
@@ -199,7 +211,7 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
     -------
     Solution
     """
-    factor, system = problem.factor, problem.decomposition.system
+    factor = problem.factor
     targets = factor.z.shape[1]
     alpha = np.ascontiguousarray(np.broadcast_to(np.asarray(alpha, dtype=np.float64), targets))
     if not problem.refined:
@@ -208,7 +220,7 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
         reach = _reach(problem, coef, intercept)
         plain = Solution(coef, intercept, rss, False, coef[None], intercept[None], reach)
         return _with_rss(problem, plain, rss <= 2.0**-36 * factor.tss)
-    refiner = problem.refiner
+    refiner, system = problem.refiner, problem.equations.system
     rhs = system.xy / refiner.scale[:, None]
     x, converged = refiner.solve(rhs, alpha)
     b, c = _user_words(problem, x)
@@ -218,9 +230,11 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
         b, c = _user_words(problem, x)
     count = len(rhs)
     doubled = add(rhs, add(rhs, -refiner.times(x), count), count)
-    rss = add(system.yy, -dot(x.transpose(0, 2, 1), doubled.transpose(0, 2, 1), count), count).sum(axis=0)
+    rss = add(system.yy, -dot(x.transpose(0, 2, 1), doubled.transpose(0, 2, 1), count), count).sum(
+        axis=0
+    )
     size = np.abs(x[0]).T @ (system.norms / refiner.scale) + system.y_norms
-    done = converged and problem.decomposition.enough
+    done = converged and problem.equations.enough
     reach = _reach(problem, b[0], c[0])
     found = Solution(b[0], c[0], np.maximum(rss, 0.0), done, b, c, reach)
     return _with_rss(problem, found, rss <= 2.0 ** (54.0 - system.precision) * size**2)
@@ -234,7 +248,7 @@ def _user_words(problem: Problem, x: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _cancellation(problem: Problem, b: np.ndarray, c: np.ndarray) -> float:
     """How much larger the terms of an intercept are than the intercept."""
-    system = problem.decomposition.system
+    system = problem.equations.system
     if not system.fit_intercept:
         return 1.0
     terms = np.abs(b) @ np.abs(system.mean[0] + system.shift)
@@ -244,14 +258,16 @@ def _cancellation(problem: Problem, b: np.ndarray, c: np.ndarray) -> float:
 
 def _reach(problem: Problem, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
     """Size of the terms of a fitted value, shape (n_targets,)."""
-    system = problem.decomposition.system
-    typical = system.norms / np.sqrt(system.sum_weights[0]) + np.abs(system.shift)
+    factor = problem.factor
+    typical = np.sqrt(factor.column_squares / factor.sum_weights) + np.abs(factor.shift)
+    if problem.decomposition is not None:  # means of the shifted columns
+        typical = typical + np.abs(problem.equations.system.mean[0])
     return np.abs(coef) @ typical + np.abs(intercept)
 
 
 def _intercept_words(problem: Problem, b: np.ndarray) -> np.ndarray:
     """``y_mean + y_shift - (mean + shift)' b`` in words, shape (n_words, n_targets)."""
-    system = problem.decomposition.system
+    system = problem.equations.system
     if not system.fit_intercept:
         return np.zeros((1, b.shape[1]))
     count = len(system.mean) + 1
@@ -268,9 +284,9 @@ def _with_rss(problem: Problem, found: Solution, doubtful: np.ndarray) -> Soluti
     X, Y, w = problem.rows
     which = np.flatnonzero(doubtful)
     # Bits for 2^-57 of the residuals, which are at least as large as what made the sum doubtful.
-    system = problem.decomposition.system
-    typical = np.sqrt(np.maximum(found.rss, 2.0**-system.precision * system.yy[0]))[which]
-    reach = found.reach[which] * np.sqrt(system.sum_weights[0])
+    factor = problem.factor
+    typical = np.sqrt(np.maximum(found.rss, 2.0**-70 * factor.tss))[which]
+    reach = found.reach[which] * np.sqrt(factor.sum_weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.nanmax(np.where(reach > 0, reach / typical, 1.0)))
     slices = int(np.clip(np.ceil((8.0 + np.log2(ratio)) / 21.0) + 1, 2, 4))
@@ -381,7 +397,7 @@ def _difference_words(
 
 def _variance_goal(problem: Problem, root: np.ndarray) -> float:
     """Error of the covariance's entries that leaves the intercept's variance its digits."""
-    system = problem.decomposition.system
+    system = problem.equations.system
     if not system.fit_intercept:
         return GOAL
     mean = system.mean[0] + system.shift
@@ -394,14 +410,14 @@ def _from_words(
     problem: Problem, C: np.ndarray, root: np.ndarray, converged: bool, constant: bool
 ) -> Covariance:
     """Covariance from words in the refiner's scaled coordinates."""
-    system, scale = problem.decomposition.system, problem.refiner.scale
+    system, scale = problem.equations.system, problem.refiner.scale
     C = C / scale / scale[:, None]
     plain = _from_root(problem.factor, root)
     coef = C[0]
     # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
     lower = np.tril_indices(len(coef), -1)
     coef[lower] = coef.T[lower]
-    done = converged and problem.decomposition.enough
+    done = converged and problem.equations.enough
     if not system.fit_intercept:
         nothing = np.full(len(coef), np.nan)
         return Covariance(coef, np.nan, nothing, plain.root, done)
@@ -475,7 +491,7 @@ def prepare_stream(
         penalty=penalty,
         bits=EXACT_BITS if wanted else None,
     )
-    return Problem(found, wanted)
+    return Problem(found.factor, found, wanted)
 
 
 def residuals(solution: Solution, X: np.ndarray, Y: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ def multiply(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
         upper = late
         late = []
         for i in range(max(0, order - len(b) + 1), min(order + 1, len(a))):
-            if order < count - 1 or count == 1:
+            if order < count - 1:
                 p, e = two_prod(a[i], b[order - i])
                 late.append(e)
             else:
