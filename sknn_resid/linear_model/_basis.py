@@ -3,8 +3,8 @@
 ``G = X'X`` has the square of the condition number, so its float64 eigenvectors are right only for
 what exceeds 2^-53 of the largest eigenvalue, 1e-8 of the largest singular value. But with ``G`` in
 words that is no limit: ``T' G T``, evaluated with enough bits, with the ``T`` of those eigenvectors
-is nearly the identity where they were right, and shows the small directions enlarged, to be resolved
-in the next round. Two or three rounds reach singular values of 2^-53 of the largest, as an
+is nearly the identity where they were right, and shows the small directions enlarged, to be
+resolved in the next round. Two or three rounds reach singular values of 2^-53 of the largest, as an
 orthogonal factorisation of X would.
 
 Rump (2009), Inversion of extremely ill-conditioned matrices in floating-point, Japan J. Indust.

@@ -60,6 +60,11 @@ def normal_equations(
     -------
     Decomposition
         ``enough`` says whether the precision reached is what was asked for.
+
+    Raises
+    ------
+    ValueError
+        If the squares of a column leave the range of float64.
     """
     if fit_intercept:
         shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
@@ -71,7 +76,9 @@ def normal_equations(
         bits = MOST_BITS if work <= MOST else MORE_BITS if work <= MORE else EXACT_BITS
     slices = 1 if bits is None else 2 if bits == EXACT_BITS else 3
     while True:
-        sums = gram(X, Y, sample_weight, shift, y_shift, slices)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = gram(X, Y, sample_weight, shift, y_shift, slices)
+        _check_range(sums, X, Y)
         result = from_sums(sums, fit_intercept=fit_intercept, penalty=penalty, bits=bits)
         scale = result.found.scale
         if bits == MORE_BITS and (scale != scale[:1]).any():
@@ -86,6 +93,19 @@ def normal_equations(
         slices = min(MAX_SLICES, max(slices + 1, more))
         if result.found.unresolved:
             slices = MAX_SLICES
+
+
+def _check_range(sums: Gram, X: np.ndarray, Y: np.ndarray) -> None:
+    """Refuse columns whose squares are infinite, naming the first."""
+    for name, data, squares in (("X", X, sums.xx[0].diagonal()[1:]), ("y", Y, sums.yy[0])):
+        beyond = np.flatnonzero(~np.isfinite(squares))
+        if len(beyond):
+            j = int(beyond[0])
+            raise ValueError(
+                f"{name}: the squares of column {j} leave the range of float64 (largest entry "
+                f"{np.abs(data[:, j]).max():.3g}); columns may be up to about 1e150. Divide it by "
+                "a power of ten."
+            )
 
 
 def from_sums(

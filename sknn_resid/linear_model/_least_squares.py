@@ -186,15 +186,20 @@ def prepare(
     wanted = bool(refine)
     if refine == "auto":
         wanted = p <= (WIDEST if p <= n else WIDEST_SHORT)
-    settings = {
-        "sample_weight": sample_weight,
-        "fit_intercept": fit_intercept,
-        "penalty": penalty,
-    }
     rows = (X, Y, sample_weight)
     if not wanted and p > n and p > SMALLEST_WIDE and (penalty is None or np.all(penalty > 0)):
-        return Problem(factorise_wide(X, Y, **settings), None, False, rows)
-    found = normal_equations(X, Y, refine=wanted, **settings)
+        wide = factorise_wide(
+            X, Y, sample_weight=sample_weight, fit_intercept=fit_intercept, penalty=penalty
+        )
+        return Problem(wide, None, False, rows)
+    found = normal_equations(
+        X,
+        Y,
+        sample_weight=sample_weight,
+        fit_intercept=fit_intercept,
+        penalty=penalty,
+        refine=wanted,
+    )
     return Problem(found.factor, found, wanted, rows)
 
 
@@ -222,11 +227,14 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
         return _with_rss(problem, plain, rss <= 2.0**-36 * factor.tss)
     refiner, system = problem.refiner, problem.equations.system
     rhs = system.xy / refiner.scale[:, None]
+    exponent = refiner.exponent(alpha)
     x, converged = refiner.solve(rhs, alpha)
+    x = np.ldexp(x, -exponent)
     b, c = _user_words(problem, x)
     lost = _cancellation(problem, b[0], c[0])
     if lost > 64.0:
         x, converged = refiner.solve(rhs, alpha, max(GOAL / lost, 2.0**-110))
+        x = np.ldexp(x, -exponent)
         b, c = _user_words(problem, x)
     count = len(rhs)
     doubled = add(rhs, add(rhs, -refiner.times(x), count), count)
@@ -281,7 +289,6 @@ def _with_rss(problem: Problem, found: Solution, doubtful: np.ndarray) -> Soluti
     """Residual sums from the residuals of the rows, where sums of products cannot tell them."""
     if problem.rows is None or not doubtful.any():
         return found
-    X, Y, w = problem.rows
     which = np.flatnonzero(doubtful)
     # Bits for 2^-57 of the residuals, which are at least as large as what made the sum doubtful.
     factor = problem.factor
@@ -290,11 +297,28 @@ def _with_rss(problem: Problem, found: Solution, doubtful: np.ndarray) -> Soluti
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = float(np.nanmax(np.where(reach > 0, reach / typical, 1.0)))
     slices = int(np.clip(np.ceil((8.0 + np.log2(ratio)) / 21.0) + 1, 2, 4))
-    errors = np.zeros(Y.shape)
-    errors[:, which] = _exact_residuals(found, X, Y, which, slices)
-    weighted = errors if w is None else w[:, None] * errors
-    rss = np.where(doubtful, np.einsum("ij,ij->j", weighted, errors), found.rss)
+    rss = found.rss.copy()
+    rss[which] = _row_sums(found, problem.rows, which, slices)
+    nothing = np.flatnonzero(doubtful & (rss <= 2.0**-90 * factor.tss))
+    if len(nothing):
+        # A minimum: the smaller value is the better one, and rounded coefficients may be exact.
+        rounded = replace(
+            found, coef_words=found.coef[None], intercept_words=found.intercept[None]
+        )
+        rss[nothing] = np.minimum(rss[nothing], _row_sums(rounded, problem.rows, nothing, 4))
     return replace(found, rss=rss)
+
+
+def _row_sums(
+    found: Solution,
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+    targets: np.ndarray,
+    slices: int,
+) -> np.ndarray:
+    """Weighted residual sums of squares of some targets, from the rows."""
+    X, Y, w = rows
+    errors = _exact_residuals(found, X, Y, targets, slices)
+    return np.einsum("ij,ij->j", errors if w is None else w[:, None] * errors, errors)
 
 
 def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
@@ -327,6 +351,7 @@ def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
         half, converged = refiner.solve(refiner.G, same, min(goal, refiner.first_goal), FIRST)
         rhs = half.transpose(0, 2, 1)
     C, again = refiner.solve(rhs, same, goal)
+    C = np.ldexp(C, -2 * refiner.exponent(alpha))
     return _from_words(problem, C, root, converged and again, constant=True)
 
 
@@ -385,11 +410,14 @@ def _difference_words(
     """``S^+ (2 alpha P + alpha^2 P C P) S^+`` with C the covariance at alpha = 0, in words."""
     refiner = problem.refiner
     p = len(refiner.P)
-    same = np.full(p, float(alpha))
-    pen = np.stack(two_prod(refiner.P, alpha))
+    same, exponent = np.full(p, float(alpha)), refiner.exponent(alpha)
+    # Both factors 2^-exponent of the solutions belong to the penalties.
+    pen = np.stack(two_prod(refiner.P, np.ldexp(np.float64(alpha), -exponent)))
     inner = multiply(multiply(C, pen[:, :, None], len(C)), pen[:, None, :], len(C))
     diagonal = np.arange(p)
-    inner[:, diagonal, diagonal] = add(inner[:, diagonal, diagonal], 2.0 * pen, len(C))
+    inner[:, diagonal, diagonal] = add(
+        inner[:, diagonal, diagonal], np.ldexp(pen, 1 - exponent), len(C)
+    )
     half, first = refiner.solve(inner, same, min(goal, refiner.first_goal), FIRST)
     D, second = refiner.solve(half.transpose(0, 2, 1), same, goal)
     return D, first and second

@@ -117,9 +117,14 @@ class Refiner:
         side = np.ones(len(B))
         return _Equations(self._left(self.G_J), side, B, factor.singular_values[first:], possible)
 
-    def _equations(self, alpha: float) -> _Equations:
+    def exponent(self, alpha: np.ndarray | float) -> int:
+        """Power of two that the equations are to be divided by, lest a huge penalty overflows."""
+        largest = float(np.max(alpha, initial=0.0)) * float(self.P.max(initial=0.0))
+        return max(0, int(np.frexp(largest)[1]) - 200) if np.isfinite(largest) else 1200
+
+    def _equations(self, alpha: float, exponent: int = 0) -> _Equations:
         """Equations for one penalty, with scales and a factorisation of their own."""
-        S = self.G_J
+        S = self.G_J if exponent == 0 else np.ldexp(self.G_J, -exponent)
         if alpha > 0:
             S = add(S, self._penalty(alpha), self.count)
         size = S[0].diagonal()
@@ -136,7 +141,7 @@ class Refiner:
         if self.null is None:
             out = np.zeros((2, len(self.P), len(self.P)))
             diagonal = np.arange(len(self.P))
-            out[:, diagonal, diagonal] = two_prod(self.P, alpha)
+            out[:, diagonal, diagonal] = two_prod(self.P, np.array(alpha))
             return out
         if self.penalty_J is None:
             self.penalty_J = self.null.penalty()
@@ -161,20 +166,20 @@ class Refiner:
         Returns
         -------
         x : ndarray of shape (n_words, p, m)
-            To be divided by ``scale``.
+            To be divided by ``scale``, and by 2 to the power :meth:`exponent` of ``alpha``.
         converged : bool
         """
         least = self.floor if least is None else max(least, self.floor)
+        exponent = self.exponent(alpha)
         rhs = rhs if self.null is None else self.null.reduce(rhs)
-        if self._common is not None:
+        if self._common is not None and not exponent:
             x, converged = self._iterate(self._common, rhs, alpha, goal, least)
         else:
             x, converged = np.zeros((self.count, *rhs.shape[1:])), True
             for value in np.unique(alpha):
                 same = np.flatnonzero(alpha == value)
-                part, done = self._iterate(
-                    self._equations(float(value)), rhs[:, :, same], alpha[same], goal, least
-                )
+                equations = self._equations(float(np.ldexp(value, -exponent)), exponent)
+                part, done = self._iterate(equations, rhs[:, :, same], alpha[same], goal, least)
                 x[: len(part), :, same] = part
                 converged &= done
         return (x if self.null is None else self.null.expand(x)), converged

@@ -100,7 +100,7 @@ def _left_directions(
     """Directions of the rows, and the sums of squares of the columns."""
     n, p = X.shape
     K, squares = np.zeros((n, n)), np.zeros(p)
-    for part, Z in _blocks(X, mean, root, squares, penalty):
+    for _, Z in _blocks(X, mean, root, squares, penalty):
         K += Z @ Z.T
     norms = np.sqrt(np.maximum(K.diagonal(), 0.0))
     max_rank = n - centred

@@ -66,7 +66,7 @@ def compress(terms: list[np.ndarray], count: int) -> np.ndarray:
     >>> compress([np.float64(1e16), np.float64(1.0), np.float64(-1e16)], 2)
     array([1., 0.])
     """
-    found = []
+    found: list[np.ndarray] = []
     while len(found) < count - 1 and len(terms) > 1:
         s, errors = terms[-1], []
         for term in terms[-2::-1]:
