@@ -10,8 +10,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from linear_model import exact_oracle as oracle
+
 from sknn_resid.linear_model._least_squares import (
     covariance,
     prepare,
@@ -229,8 +229,10 @@ def test_residuals_and_their_sum(family, number):
             for x, y in zip(oracle.fractions(X), oracle.fractions(Y), strict=True)
         ]
         largest = max(abs(v) for v in exact)
-        near = largest * Fraction(1e-11) + Fraction(2.0**-48) * max(1, all_of_it) ** 1
-        assert all(abs(Fraction(float(e)) - v) <= near for e, v in zip(errors[:, k], exact))
+        near = largest * Fraction(1e-11) + Fraction(2.0**-48) * max(1, all_of_it)
+        assert all(
+            abs(Fraction(float(e)) - v) <= near for e, v in zip(errors[:, k], exact, strict=True)
+        )
 
 
 @pytest.mark.parametrize("number", range(12))

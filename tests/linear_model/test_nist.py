@@ -11,8 +11,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
 from linear_model import exact_oracle as oracle
+
 from sknn_resid.linear_model._least_squares import covariance, prepare, solve
 
 SETS = [
@@ -48,8 +48,10 @@ def problem_of(record):
 def digits(got, truth):
     """-log10 of the relative error; of the absolute one for a truth of 0."""
     error = abs(Fraction(float(got)) - truth) / (abs(truth) or 1)
-    return float("inf") if error == 0 else -float(Decimal(error.numerator).log10()) + float(
-        Decimal(error.denominator).log10()
+    return (
+        float("inf")
+        if error == 0
+        else -float(Decimal(error.numerator).log10()) + float(Decimal(error.denominator).log10())
     )
 
 
