@@ -15,6 +15,8 @@ from sklearn.utils._array_api import (
     supported_float_dtypes,
 )
 from sklearn.utils._param_validation import Interval, Options, RealNotInt, StrOptions
+from sklearn.utils.metadata_routing import _raise_for_params as raise_for_params
+from sklearn.utils.metadata_routing import _routing_enabled as routing_enabled
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
 )
@@ -43,6 +45,8 @@ __all__ = [
     "fit_context",
     "get_namespace_and_device",
     "move_to",
+    "raise_for_params",
+    "routing_enabled",
     "safe_indexing",
     "supported_float_dtypes",
     "validate_data",

@@ -108,6 +108,27 @@ FLOORS = {
     "stacking._outer": 49,
     "stacking._context": 50,
     "stacking": 51,
+    # The linear models' own ground: formulas, tables; then the fitted state and the one path to it
+    "linear_model._inference": 40,
+    "linear_model._summary": 40,
+    "linear_model._rows": 50,
+    "linear_model._fitted": 50,
+    "linear_model._training": 52,
+    "linear_model._checks": 53,
+    "linear_model._statistics": 53,
+    "linear_model._tables": 53,
+    "linear_model._variance_comparison": 53,
+    "linear_model._incremental": 53,
+    "linear_model._scoring": 53,
+    "linear_model._jackknife": 53,
+    "linear_model._selection": 54,
+    "linear_model._path": 56,
+    "linear_model._penalised": 55,
+    "linear_model._variance": 56,
+    "linear_model._base": 56,
+    "linear_model._ols": 60,
+    "linear_model._ridge": 60,
+    "linear_model._ridge_cv": 60,
     # 50: what both estimators share; 60: the estimators
     "neural_network._base": 50,
     "neural_network._residual_base": 52,
@@ -115,8 +136,22 @@ FLOORS = {
     "neural_network._regressor": 60,
     "neural_network._residual_classifier": 60,
     "neural_network._residual_regressor": 60,
+    # 40 to 46: pure kernels of the linear models; no scikit-learn, no torch
+    "linear_model._words": 40,
+    "linear_model._gram": 41,
+    "linear_model._system": 42,
+    "linear_model._basis": 42,
+    "linear_model._factor": 43,
+    "linear_model._wide": 44,
+    "linear_model._decompose": 44,
+    "linear_model._null_space": 43,
+    "linear_model._refine": 44,
+    "linear_model._filters": 44,
+    "linear_model._loo": 45,
+    "linear_model._least_squares": 46,
     # 70: the public names
     "neural_network": 70,
+    "linear_model": 70,
     "": 80,
 }
 
@@ -290,6 +325,15 @@ def test_import_does_not_import_torch():
 def test_naming_the_public_names_does_not_import_torch():
     used = "import sknn_resid; dir(sknn_resid); sknn_resid.__version__"
     assert _loaded_after(used, "torch") == []
+
+
+def test_linear_models_do_not_import_torch():
+    used = (
+        "from sknn_resid import OLS, Ridge, RidgeCV; import sknn_resid.linear_model; "
+        "X = [[0.0], [1.0], [3.0]]; y = [1.0, 2.0, 2.0]; "
+        "OLS().fit(X, y).summary(); Ridge().fit(X, y); RidgeCV().fit(X, y).predict(X)"
+    )
+    assert _loaded_after(used, "torch", *sorted(NEVER_AT_IMPORT)) == []
 
 
 def test_estimators_do_not_import_matplotlib():

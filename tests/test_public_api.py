@@ -10,20 +10,25 @@ import subprocess
 import sys
 
 import pytest
+from sklearn import linear_model as their_linear
 from sklearn import neural_network as theirs
 from sklearn.base import clone
 
 import sknn_resid
 from sknn_resid import (
+    OLS,
     MLPClassifier,
     MLPRegressor,
     MLPResidualClassifier,
     MLPResidualRegressor,
+    Ridge,
+    RidgeCV,
 )
 
 ESTIMATORS = [MLPClassifier, MLPRegressor]
 RESIDUAL = [MLPResidualClassifier, MLPResidualRegressor]
-NETWORKS = ESTIMATORS + RESIDUAL
+LINEAR = [OLS, Ridge, RidgeCV]
+EVERY = ESTIMATORS + RESIDUAL + LINEAR
 
 # Added parameters in their order, with the defaults that leave scikit-learn's behaviour as it is.
 ADDED = {
@@ -111,12 +116,15 @@ def own_public_methods(cls):
 
 METHODS = [
     pytest.param(cls, name, function, id=f"{cls.__name__}.{name}")
-    for cls in NETWORKS
+    for cls in EVERY
     for name, function in own_public_methods(cls)
 ]
 
 
-@pytest.mark.parametrize("module", ["sknn_resid", "sknn_resid.neural_network"])
+PACKAGES = ["sknn_resid", "sknn_resid.neural_network", "sknn_resid.linear_model"]
+
+
+@pytest.mark.parametrize("module", PACKAGES)
 def test_all_names_exist(module):
     package = importlib.import_module(module)
     assert sorted(set(package.__all__)) == sorted(package.__all__)
@@ -172,7 +180,7 @@ def test_residual_parameters_are_keyword_only_and_can_be_searched(cls):
     assert "partial_fit" not in dir(cls)
 
 
-@pytest.mark.parametrize("cls", NETWORKS)
+@pytest.mark.parametrize("cls", EVERY)
 def test_every_parameter_has_a_constraint(cls):
     assert set(cls._parameter_constraints) == set(inspect.signature(cls).parameters)
 
@@ -193,7 +201,7 @@ def test_methods_take_what_scikit_learns_take(cls):
                 assert list(ours)[position] == parameter.name, name
 
 
-@pytest.mark.parametrize("cls", NETWORKS)
+@pytest.mark.parametrize("cls", EVERY)
 def test_fit_takes_a_validation_set_by_keyword(cls):
     parameters = inspect.signature(cls.fit).parameters
     expected = ["self", "X", "y", "sample_weight", "X_val", "y_val", "sample_weight_val"]
@@ -203,7 +211,7 @@ def test_fit_takes_a_validation_set_by_keyword(cls):
         assert parameters[name].default is None
 
 
-@pytest.mark.parametrize("cls", NETWORKS)
+@pytest.mark.parametrize("cls", EVERY)
 def test_class_docstring(cls):
     found = sections(cls.__doc__)
     assert {"Parameters", "Attributes", "Examples"} <= set(found)
@@ -217,7 +225,7 @@ def test_class_docstring(cls):
     assert [name for name, text in found["Attributes"].items() if not text] == []
 
 
-@pytest.mark.parametrize("cls", NETWORKS)
+@pytest.mark.parametrize("cls", EVERY)
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_every_fitted_attribute_is_documented(cls, early_stopping):
     X = [[i / 40, (i % 7) / 7] for i in range(80)]
@@ -229,6 +237,41 @@ def test_every_fitted_attribute_is_documented(cls, early_stopping):
     # A property counts as present when it can be read on this fit.
     absent = {n for n in documented if not hasattr(net, n)}
     assert absent <= {"feature_names_in_"}
+
+
+@pytest.mark.parametrize("cls", LINEAR)
+def test_linear_class_docstring(cls):
+    found = sections(cls.__doc__)
+    assert {"Parameters", "Attributes", "See Also", "References", "Examples"} <= set(found)
+    assert list(found["Parameters"]) == list(inspect.signature(cls).parameters)
+    for section in ("Parameters", "Attributes"):
+        assert [name for name, text in found[section].items() if not text] == []
+
+
+@pytest.mark.parametrize("cls", LINEAR)
+def test_every_fitted_attribute_of_the_linear_models_is_documented(cls):
+    X = [[i / 9, (i % 4) / 3] for i in range(12)]
+    y = [float(i % 5) for i in range(12)]
+    params = {"store_cv_results": True, "scoring": None} if cls is RidgeCV else {}
+    model = cls(**params).fit(X, y)
+    documented = set(sections(cls.__doc__)["Attributes"])
+    public = {n for n in dir(model) if n.endswith("_") and not n.startswith("_")}
+    assert public - documented == set()
+    assert {n for n in documented if not hasattr(model, n)} == {"feature_names_in_"}
+
+
+@pytest.mark.parametrize("cls", [Ridge, RidgeCV])
+def test_linear_parameters_are_named_as_scikit_learns(cls):
+    """What both have is called the same; what ours lack is listed as a departure."""
+    reference = set(inspect.signature(getattr(their_linear, cls.__name__)).parameters)
+    ours = inspect.signature(cls).parameters
+    left_out = {
+        "Ridge": {"max_iter", "tol", "positive", "random_state"},
+        "RidgeCV": {"gcv_mode"},
+    }
+    assert reference - set(ours) == left_out[cls.__name__]
+    first = next(iter(ours))
+    assert {p.kind for n, p in ours.items() if n != first} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @pytest.mark.parametrize(("cls", "name", "function"), METHODS)
@@ -246,7 +289,7 @@ def test_method_docstring(cls, name, function):
         assert "Returns" in found
 
 
-@pytest.mark.parametrize("module", ["sknn_resid", "sknn_resid.neural_network"])
+@pytest.mark.parametrize("module", PACKAGES)
 def test_public_functions_and_modules_are_documented(module):
     package = importlib.import_module(module)
     assert package.__doc__
@@ -264,7 +307,7 @@ def test_doctests(module):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("cls", NETWORKS)
+@pytest.mark.parametrize("cls", EVERY)
 def test_class_examples_are_run(cls):
     """The examples are found at the class: a lazy name or a wrapper could hide them."""
     finder = doctest.DocTestFinder(recurse=False)
@@ -272,7 +315,7 @@ def test_class_examples_are_run(cls):
     assert found.examples
 
 
-@pytest.mark.parametrize("cls", NETWORKS)
+@pytest.mark.parametrize("cls", EVERY)
 def test_constructor_stores_and_nothing_else(cls):
     net = cls()
     assert vars(net) == net.get_params()

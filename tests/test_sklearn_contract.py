@@ -1,4 +1,4 @@
-"""scikit-learn's own checks of an estimator, for both MLPs and their variants.
+"""scikit-learn's own checks of an estimator, for every estimator and its variants.
 
 No check is declared as expected to fail, and a check may skip itself only for a reason that
 is listed here: `expected_skip` is compared with what happens in both directions. Everything is
@@ -27,7 +27,7 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from sknn_resid import MLPClassifier, MLPRegressor
+from sknn_resid import OLS, MLPClassifier, MLPRegressor, Ridge, RidgeCV
 
 # The checks send ten rows here and there: a validation part under five rows is then replaced by
 # all rows, and says so. That is tested elsewhere.
@@ -81,7 +81,27 @@ REGRESSOR_VARIANTS = [
     {"loss": "quantile", "quantile": 0.6, "learning_rate_init": 0.02},
     {"loss": FourthPower(), **QUICK},
 ]
+LINEAR = [
+    OLS(),
+    OLS(fit_intercept=False),
+    OLS(refine=False),
+    OLS(refine=True, cov_type="HC0"),
+    OLS(weight_type="precision", cov_type="HC1"),
+    Ridge(),
+    Ridge(alpha=0.0),
+    Ridge(alpha=0.1, fit_intercept=False, refine=False),
+    Ridge(cov_type="HC0", weight_type="precision"),
+    RidgeCV(),
+    RidgeCV(alphas=(0.0, 0.1, 10.0), alpha_per_target=True),
+    RidgeCV(criterion="gcv"),
+    RidgeCV(criterion="aic", keep_rows=True),
+    RidgeCV(criterion="bic", refine=False),
+    RidgeCV(cv=3, store_cv_results=True),
+    RidgeCV(cv=3, scoring="neg_mean_absolute_error", alpha_per_target=True),
+    RidgeCV(scoring="r2"),
+]
 ESTIMATORS = [
+    *LINEAR,
     *(MLPClassifier(**params) for params in BOTH_VARIANTS + CLASSIFIER_VARIANTS),
     *(MLPRegressor(**params) for params in BOTH_VARIANTS + REGRESSOR_VARIANTS),
 ]
@@ -139,6 +159,8 @@ def run_check(estimator, check):
     assert reason is None, f"listed as skipped ({reason}), but it ran: correct the list"
 
 
+# Some checks send fewer rows than columns. That OLS says so is tested elsewhere.
+@pytest.mark.filterwarnings("ignore:X has rank:RuntimeWarning")
 @parametrize_with_checks(ESTIMATORS)
 def test_check(estimator, check):
     run_check(estimator, check)
@@ -189,6 +211,24 @@ FURTHER_CHECKS = [
 @pytest.mark.parametrize("estimator_class", [MLPClassifier, MLPRegressor])
 def test_further_check(estimator_class, check):
     check(estimator_class.__name__, estimator_class(max_iter=5))
+
+
+@pytest.mark.parametrize("estimator", [OLS(), Ridge(), RidgeCV()], ids=str)
+def test_further_checks_of_the_linear_models(estimator):
+    check_param_validation(type(estimator).__name__, estimator)
+
+
+@pytest.mark.parametrize("estimator", [OLS(), Ridge(), RidgeCV()], ids=str)
+def test_the_interesting_checks_of_the_linear_models_are_asked_for(estimator):
+    names = [name_and_keywords(check)[0] for _, check in estimator_checks_generator(estimator)]
+    assert {
+        "check_sample_weight_equivalence_on_dense_data",
+        "check_all_zero_sample_weights_error",
+        "check_regressor_multioutput",
+        "check_supervised_y_2d",
+    } <= set(names)
+    if not isinstance(estimator, RidgeCV):
+        assert "check_estimators_partial_fit_n_features" in names
 
 
 @pytest.mark.parametrize("estimator", [MLPClassifier(), MLPRegressor()], ids=["clf", "reg"])

@@ -1,0 +1,201 @@
+"""From checked rows to a fitted state: the one path that all estimators of this package take.
+
+*Checked rows -> prepared problem -> coefficients at the penalties -> fitted state.* What differs
+between the estimators, how the penalties are chosen, happens between the second and the third step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sknn_resid.linear_model._fitted import FittedLinear, Refined
+from sknn_resid.linear_model._least_squares import (
+    Problem,
+    Solution,
+    covariance,
+    prepare,
+    residuals,
+    solve,
+    standard_variances,
+)
+from sknn_resid.linear_model._rows import (
+    RowStatistics,
+    row_statistics,
+    sandwich,
+    warn_full_leverage,
+)
+
+# Refined covariance matrices are kept up to this many numbers; beyond, only their diagonals are.
+MAX_KEPT = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRows:
+    """Checked rows.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+    Y : ndarray of shape (n_samples, n_targets)
+        Targets, always with two axes.
+    sample_weight : ndarray of shape (n_samples,) or None
+        Weights.
+    repetitions : bool
+        Whether weights count repetitions; otherwise they are precisions.
+    single_target : bool
+        Whether y had one axis.
+    target_names : tuple of str
+        Names of the targets.
+    """
+
+    X: np.ndarray
+    Y: np.ndarray
+    sample_weight: np.ndarray | None
+    repetitions: bool
+    single_target: bool
+    target_names: tuple[str, ...]
+
+    def present(self) -> np.ndarray:
+        """Indices of the rows of positive weight."""
+        if self.sample_weight is None:
+            return np.arange(len(self.X))
+        return np.flatnonzero(self.sample_weight > 0)
+
+    def take(self, index: np.ndarray) -> TrainingRows:
+        """Some of the rows."""
+        weights = None if self.sample_weight is None else self.sample_weight[index]
+        return replace(self, X=self.X[index], Y=self.Y[index], sample_weight=weights)
+
+    @property
+    def n_obs(self) -> float:
+        """Observations that degrees of freedom count from."""
+        if self.sample_weight is None:
+            return float(len(self.X))
+        if self.repetitions:
+            return float(self.sample_weight.sum())
+        return float(np.count_nonzero(self.sample_weight))
+
+    @property
+    def sum_log_weights(self) -> float:
+        """What precision weights add to twice the log-likelihood."""
+        if self.sample_weight is None or self.repetitions:
+            return 0.0
+        return float(np.log(self.sample_weight[self.sample_weight > 0]).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a fit results in."""
+
+    solution: Solution
+    fitted: FittedLinear
+    row_statistics: RowStatistics | None
+
+
+def prepare_rows(
+    rows: TrainingRows, fit_intercept: bool, penalty: np.ndarray | None, refine: bool | str
+) -> Problem:
+    """Factor the problem of the rows; see :func:`prepare`."""
+    return prepare(
+        rows.X,
+        rows.Y,
+        sample_weight=rows.sample_weight,
+        fit_intercept=fit_intercept,
+        penalty=penalty,
+        refine=refine,
+    )
+
+
+def fit_problem(
+    problem: Problem, alpha: np.ndarray, rows: TrainingRows, cov_type: str = "nonrobust"
+) -> Outcome:
+    """Coefficients at the penalties, with everything that is said about the fit.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of these rows.
+    alpha : ndarray of shape (n_targets,)
+        Penalty of each target.
+    rows : TrainingRows
+        The rows.
+    cov_type : str
+        One of `COVARIANCES`.
+
+    Returns
+    -------
+    Outcome
+    """
+    solution = solve(problem, alpha)
+    errors = residuals(solution, rows.X, rows.Y)
+    statistics = row_statistics(problem.factor, rows.X, errors, alpha, rows.sample_weight)
+    robust = None
+    if cov_type != "nonrobust":
+        n_coefficients = problem.factor.singular_values.size
+        if cov_type in ("HC2", "HC3") and rows.n_obs > n_coefficients:
+            warn_full_leverage(statistics, rows.sample_weight, cov_type)
+        robust = sandwich(
+            problem.factor,
+            rows.X,
+            errors,
+            alpha,
+            rows.sample_weight,
+            cov_type,
+            rows.n_obs,
+            rows.repetitions,
+        )
+    fitted = FittedLinear(
+        factor=problem.factor,
+        alpha=alpha,
+        rss=solution.rss,
+        n_obs=rows.n_obs,
+        sum_log_weights=rows.sum_log_weights,
+        refined=refined_covariance(problem, alpha),
+        robust=robust,
+        mean=_mean_at_deficient_rank(problem, rows),
+    )
+    return Outcome(solution, fitted, statistics)
+
+
+def _mean_at_deficient_rank(problem: Problem, rows: TrainingRows) -> np.ndarray | None:
+    """Weighted means of the columns, which only a stream that goes on after the fit needs."""
+    factor = problem.factor
+    if not factor.fit_intercept or factor.rank == rows.X.shape[1]:
+        return None
+    return factor.shift + np.average(rows.X - factor.shift, axis=0, weights=rows.sample_weight)
+
+
+def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:
+    """Covariances beyond plain float64; None where the kernels did not refine this problem.
+
+    Parameters
+    ----------
+    problem : Problem
+        The problem.
+    alpha : ndarray of shape (n_targets,)
+        Penalty of each target.
+
+    Returns
+    -------
+    Refined or None
+    """
+    if not problem.refined:
+        return None
+    values, which = np.unique(alpha, return_inverse=True)
+    n_features = problem.factor.basis.shape[0] - 1
+    if values.size * n_features**2 > MAX_KEPT:
+        coef, intercept = standard_variances(problem, values)
+        return Refined(coef[which], intercept[which], None, None, which)
+    found = [covariance(problem, float(value)) for value in values]
+    coef = np.stack([np.diagonal(c.coef) for c in found])
+    intercept = np.array([c.intercept_variance for c in found])
+    return Refined(
+        variances=coef[which],
+        intercept_variances=intercept[which],
+        covariances=tuple(c.coef for c in found),
+        intercept_covariances=tuple(c.intercept_covariance for c in found),
+        which=which,
+    )

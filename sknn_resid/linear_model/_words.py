@@ -1,0 +1,247 @@
+"""Arithmetic with more than 53 bits: a number as an unevaluated sum of float64 words.
+
+An array of words has one more axis than the array it stands for: ``words[k]`` is its k-th word,
+of falling magnitude, and the value is their sum. Sums are error-free transformations; products of
+matrices cut both factors into slices of so few bits that BLAS multiplies and adds them without any
+rounding. No long double, no fused multiply-add, no compiled code.
+
+Knuth, The Art of Computer Programming 2, 4.2.2 (two_sum); Dekker (1971), Numer. Math. 18 (two_prod,
+Veltkamp's splitting); Ogita, Rump & Oishi (2005), SIAM J. Sci. Comput. 26(6) (vector sums); Ozaki,
+Ogita, Oishi & Rump (2012), Numer. Algorithms 59(1) (exact products of slices).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+SPLITTER = 134217729.0  # 2^27 + 1
+
+
+def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and its rounding error: ``a + b == s + e`` exactly.
+
+    Examples
+    --------
+    >>> s, e = two_sum(1e16, 1.0)
+    >>> float(s), float(e)
+    (1e+16, 1.0)
+    """
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def two_prod(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Product and its rounding error: ``a * b == p + e`` exactly, away from under- and overflow."""
+    p = a * b
+    c = SPLITTER * a
+    a1 = c - (c - a)
+    a2 = a - a1
+    c = SPLITTER * b
+    b1 = c - (c - b)
+    b2 = b - b1
+    return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
+
+
+def compress(terms: list[np.ndarray], count: int) -> np.ndarray:
+    """Add terms into ``count`` words, with an error of ``2^(-53 count)`` of the largest term.
+
+    Parameters
+    ----------
+    terms : list of ndarray
+        Of shapes that broadcast, roughly of falling magnitude.
+    count : int
+        Words of the result.
+
+    Returns
+    -------
+    ndarray of shape (count, ...)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> compress([np.float64(1e16), np.float64(1.0), np.float64(-1e16)], 2)
+    array([1., 0.])
+    """
+    found: list[np.ndarray] = []
+    while len(found) < count - 1 and len(terms) > 1:
+        s, errors = terms[-1], []
+        for term in terms[-2::-1]:
+            s, e = two_sum(term, s)
+            errors.append(e)
+        found.append(s)
+        terms = errors[::-1]
+    last = terms[-1]
+    for term in terms[-2::-1]:
+        last = last + term
+    found.append(last)
+    # One pass from below, so that each word is the rounding of what it begins.
+    for k in range(len(found) - 1, 0, -1):
+        found[k - 1], found[k] = two_sum(found[k - 1], found[k])
+    out = np.zeros((count, *np.shape(found[0])))
+    for k, word in enumerate(found):
+        out[k] = word
+    return out
+
+
+def word_count(slices: int) -> int:
+    """Words that hold the bits of sums of products with that many slices."""
+    return 1 if slices == 1 else 2 if slices <= 3 else 3
+
+
+def add(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    """``a + b`` for arrays of words, in ``count`` words."""
+    terms = [word for pair in zip(a, b, strict=False) for word in pair]
+    terms += [*a[len(b) :], *b[len(a) :]]
+    return compress(terms, count)
+
+
+def multiply(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    """Elementwise ``a * b`` for arrays of words, in ``count`` words."""
+    terms: list[np.ndarray] = []
+    late: list[np.ndarray] = []
+    for order in range(count):
+        upper = late
+        late = []
+        for i in range(max(0, order - len(b) + 1), min(order + 1, len(a))):
+            if order < count - 1:
+                p, e = two_prod(a[i], b[order - i])
+                late.append(e)
+            else:
+                p = a[i] * b[order - i]
+            terms.append(p)
+        terms += upper
+    return compress(terms, count)
+
+
+def reciprocal(a: np.ndarray, count: int) -> np.ndarray:
+    """``1 / a`` for an array of words, by Newton's iteration."""
+    x = np.asarray(1.0 / a[0])[None]
+    one = np.ones((1, *np.shape(a[0])))
+    bits = 50
+    while bits < 53 * count:
+        bits *= 2
+        residual = add(one, -multiply(a, x, count + 1), count + 1)
+        x = add(x, multiply(x[:count], residual, count), count)
+    return x if len(x) == count else np.concatenate([x, np.zeros((count - len(x), *x.shape[1:]))])
+
+
+def dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    """Sums of products along the last axis, as if rounded once at the end.
+
+    Parameters
+    ----------
+    a, b : ndarray of shape (n_words, ..., k)
+    count : int
+        Words of the products and of the result.
+
+    Returns
+    -------
+    ndarray of shape (count, ...)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> dot(np.array([[1e16, 1.0, 1e16]]), np.array([[1.0, 3.0, -1.0]]), 2)
+    array([3., 0.])
+    """
+    products = np.moveaxis(multiply(a, b, count), 0, -1)
+    rows = products.reshape(-1, products.shape[-1] * products.shape[-2]).tolist()
+    out = np.zeros((count, len(rows)))
+    for j, row in enumerate(rows):
+        for k in range(count):
+            out[k, j] = math.fsum(row)
+            row.append(-out[k, j])
+    return out.reshape(count, *products.shape[:-2])
+
+
+class Slices(NamedTuple):
+    """A matrix cut for exact products.
+
+    ``pieces[i]`` are multiples of a power of two, except the last, which is what remains, rounded;
+    ``tails[i]`` is the rounded sum of the pieces from i on.
+    """
+
+    pieces: list[np.ndarray]
+    tails: list[np.ndarray]
+
+
+def slice_bits(inner: int, count: int) -> int:
+    """Bits of a slice such that ``count`` products over ``inner`` terms add without rounding."""
+    # |piece| <= 2^(bits - 1) units; the sum of count * inner products stays below 2^53 units^2.
+    return 1 + (53 - int(np.ceil(np.log2(max(2, inner * count))))) // 2
+
+
+def cut(words: list[np.ndarray] | np.ndarray, count: int, axis: int, bits: int) -> Slices:
+    """Cut a matrix of words into ``count`` slices of ``bits`` bits.
+
+    Parameters
+    ----------
+    words : list of ndarray, or ndarray of shape (n_words, ...)
+        Falling magnitude.
+    count : int
+        Slices; the last one keeps all that remains.
+    axis : int
+        The axis that the product sums over: slices share one exponent along it.
+    bits : int
+        From :func:`slice_bits`.
+
+    Returns
+    -------
+    Slices
+    """
+    top, rest = words[0], list(words[1:])
+    pieces, tails = [], []
+    if count > 1:
+        largest = np.maximum(top.max(axis=axis, keepdims=True), -top.min(axis=axis, keepdims=True))
+        # Adding and subtracting 1.5 * 2^52 units rounds to a multiple of the unit.
+        magic = np.ldexp(1.5, np.frexp(largest)[1] + (53 - bits))
+    for _ in range(count - 1):
+        tails.append(top)
+        piece = top + magic
+        piece -= magic
+        pieces.append(piece)
+        top = top - piece
+        if rest:
+            for k, word in enumerate(rest):
+                if k == 0:
+                    top, rest[0] = two_sum(top, word)
+                else:
+                    rest[k - 1], rest[k] = two_sum(rest[k - 1], word)
+        magic = magic * 2.0**-bits
+    tails.append(top)
+    pieces.append(top)
+    return Slices(pieces, tails)
+
+
+def matmul(a: np.ndarray, b: np.ndarray, slices: int, count: int) -> np.ndarray:
+    """Matrix product of words in ``count`` words.
+
+    The error is about ``2^-(53 + bits (slices - 1))`` of the largest entries of row and column,
+    with ``bits`` near 21.
+
+    Parameters
+    ----------
+    a : ndarray of shape (n_words, m, k)
+    b : ndarray of shape (n_words, k, n)
+    slices, count : int
+
+    Returns
+    -------
+    ndarray of shape (count, m, n)
+    """
+    inner = a.shape[2]
+    bits = slice_bits(inner, slices)
+    left, right = cut(a, slices, 1, bits), cut(b, slices, 0, bits)
+    # Products of pieces i and j with the same i + j lie on one grid: one product of wider matrices.
+    wide = np.concatenate(left.pieces, axis=1)
+    tall = np.concatenate(right.pieces[slices - 2 :: -1], axis=0) if slices > 1 else None
+    terms = []
+    for s in range(slices - 1):
+        assert tall is not None
+        terms.append(wide[:, : (s + 1) * inner] @ tall[(slices - 2 - s) * inner :])
+    terms.append(wide @ np.concatenate(right.tails[::-1], axis=0))
+    return compress(terms, count)
