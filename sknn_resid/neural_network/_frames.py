@@ -337,5 +337,6 @@ def _as_array(X: Any) -> Any:
         # numpy turns numbers beside text into text; as objects they stay what they are.
         return np.array(X, dtype=object) if array.dtype.kind in "US" else array
     if isinstance(X, np.ma.MaskedArray):
-        return np.where(np.ma.getmaskarray(X), np.nan if X.dtype.kind in "fiub" else None, X.data)
+        missing: Any = np.nan if X.dtype.kind in "fiub" else None
+        return np.where(np.ma.getmaskarray(X), missing, X.data)
     return X

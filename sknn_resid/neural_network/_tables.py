@@ -104,8 +104,8 @@ default="from_dtype"
     >>> encoder = TableEncoder().set_output(transform="pandas")
     >>> encoder.fit_transform(X).round(2)
         age  missingindicator_age  pet_cat  pet_dog
-    0 -0.95                   0.0      1.0      0.0
-    1  0.95                   0.0      0.0      1.0
+    0 -0.49                   0.0      1.0      0.0
+    1  0.49                   0.0      0.0      1.0
     2  0.00                   1.0      1.0      0.0
     3  0.00                   0.0      0.0      0.0
     """

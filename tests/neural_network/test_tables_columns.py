@@ -24,7 +24,7 @@ def objects(*values):
     return column
 
 
-# -- what a column is ---------------------------------------------------------------------------
+# -- what a column is ----------
 
 COLUMNS = [
     (pd.Series([1, 2, 3]), "numeric"),
@@ -162,7 +162,7 @@ def test_numbers_beyond_float64_are_refused():
         TableEncoder().fit(objects(10**400, 1))
 
 
-# -- which columns are categories ---------------------------------------------------------------
+# -- which columns are categories ----------
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_columns_that_are_not_listed_are_numbers(listed):
         TableEncoder(categorical_features=listed).fit(X.assign(a=["x", "y", "z"]))
 
 
-# -- numbers ------------------------------------------------------------------------------------
+# -- numbers ----------
 
 
 def clip(z):
@@ -312,7 +312,7 @@ def test_infinity_is_refused_with_the_column(value, where):
         getattr(encoder, where)(bad[["a", "b"]].to_numpy())
 
 
-# -- piecewise-linear embedding -----------------------------------------------------------------
+# -- piecewise-linear embedding ----------
 
 
 def piecewise(encoder, X):
@@ -375,7 +375,7 @@ def test_the_embedding_is_monotone_and_tells_values_apart():
     assert (np.diff(total) > 0).all()
 
 
-# -- levels -------------------------------------------------------------------------------------
+# -- levels ----------
 
 
 def column(*values):
@@ -510,7 +510,7 @@ def test_few_rows_and_many_rows_are_encoded_alike():
         np.testing.assert_array_equal(encoder.transform(X.iloc[i : i + 1]), whole[i : i + 1])
 
 
-# -- names and what can be looked at -------------------------------------------------------------
+# -- names and what can be looked at ----------
 
 
 def test_names_that_collide_get_a_number():

@@ -210,7 +210,7 @@ def test_polars_is_read_without_pyarrow():
     assert done.stdout.strip() == str(expected.tolist())
 
 
-# -- arrays, lists, sparse matrices ---------------------------------------------------------------
+# -- arrays, lists, sparse matrices ----------
 
 
 def test_lists_arrays_and_frames_agree():
@@ -293,7 +293,7 @@ def test_chunks_of_rows_change_nothing(monkeypatch, n):
     np.testing.assert_array_equal(encoder.transform(X), whole)
 
 
-# -- dtypes ---------------------------------------------------------------------------------------
+# -- dtypes ----------
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_float32_is_rounded_once():
     np.testing.assert_array_equal(Z, exact.astype(np.float32))
 
 
-# -- names of columns -------------------------------------------------------------------------------
+# -- names of columns ----------
 
 
 def test_names_that_repeat_are_refused():
