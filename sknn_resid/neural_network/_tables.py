@@ -257,7 +257,7 @@ default="from_dtype"
     def _output_dtype(self, table: Table, kinds: list[str]) -> np.dtype:
         if self.dtype is not None:
             return np.dtype(self.dtype)
-        floats = [numpy_float(table.dtype(j)) for j, kind in enumerate(kinds) if kind == "number"]
+        floats = {numpy_float(table.dtype(j)) for j, kind in enumerate(kinds) if kind == "number"}
         single = bool(floats) and np.result_type(*floats) == np.float32
         return np.dtype(np.float32 if single else np.float64)
 
