@@ -13,6 +13,7 @@ from pandas.api import types as pandas_types
 from scipy import sparse
 
 from sknn_resid._sklearn_compat import validate_data
+from sknn_resid.neural_network._arrays import as_numpy
 from sknn_resid.neural_network._objects import FEW_ROWS, floats
 
 Rows = slice | np.ndarray
@@ -339,4 +340,6 @@ def _as_array(X: Any) -> Any:
     if isinstance(X, np.ma.MaskedArray):
         missing: Any = np.nan if X.dtype.kind in "fiub" else None
         return np.where(np.ma.getmaskarray(X), missing, X.data)
-    return X
+    if isinstance(X, np.ndarray) or not hasattr(X, "__dlpack__"):
+        return X
+    return as_numpy(X)  # a tensor, which scikit-learn's dispatch would leave where it is

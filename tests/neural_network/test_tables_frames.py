@@ -5,12 +5,15 @@ import subprocess
 import sys
 import tracemalloc
 
+import array_api_strict
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from scipy import sparse
+from sklearn import config_context
 
 from sknn_resid.neural_network import TableEncoder, _blocks
 
@@ -222,6 +225,21 @@ def test_lists_arrays_and_frames_agree():
         np.testing.assert_array_equal(TableEncoder(**PARAMS).fit(same).transform(same), Z)
     frame = pd.DataFrame(X)
     np.testing.assert_array_equal(TableEncoder(**PARAMS).fit(frame).transform(frame), Z)
+
+
+@pytest.mark.parametrize("dispatch", [False, True])
+@pytest.mark.parametrize("library", [torch, array_api_strict])
+def test_tensors_are_arrays(library, dispatch):
+    X = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    w = np.arange(30.0) % 3
+    Z = TableEncoder(**PARAMS).fit(X, sample_weight=w).transform(X)
+    with config_context(array_api_dispatch=dispatch):
+        tensor = library.asarray(X)
+        encoder = TableEncoder(**PARAMS).fit(tensor, sample_weight=library.asarray(w))
+        found = encoder.transform(tensor)
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, Z)
 
 
 def test_read_only_input_is_left_alone():
