@@ -67,11 +67,41 @@ class Sample:
         found = 0.5 * self.values[at] + 0.5 * self.values[after]
         return np.where(self.values[at] == self.values[after], self.values[at], found)
 
-    def distinct(self) -> np.ndarray:
-        """The values that occur, ascending, shape (n_distinct,)."""
-        first = np.ones(len(self.values), dtype=bool)
-        np.not_equal(self.values[1:], self.values[:-1], out=first[1:])
-        return self.values[first]
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values that occur, ascending, and the weight of each, both of shape (n_distinct,)."""
+        last = np.ones(len(self.values), dtype=bool)
+        np.not_equal(self.values[1:], self.values[:-1], out=last[:-1])
+        return self.values[last], np.diff(self.below[last], prepend=0.0)
+
+    def bin_edges(self, n_bins: int) -> np.ndarray:
+        """Edges of at most ``n_bins`` bins: quantiles, or all values if these are no more.
+
+        A value with more than a bin's share of the weight (zeros of a count, say) holds several
+        quantiles at once. It takes one edge, and the other values share what is left: with a part r
+        of the weight they get n_bins * sqrt(r) bins, more than the n_bins * r of plain quantiles,
+        since most that can be learned from such a column lies there, and fewer than all, since
+        there are fewer rows to learn it from.
+
+        Parameters
+        ----------
+        n_bins : int
+
+        Returns
+        -------
+        ndarray of shape (at most n_bins + 1,)
+            Ascending, without repetition.
+        """
+        values, weights = self.distinct()
+        if len(values) <= n_bins + 1:
+            return values
+        total = self.below[-1]
+        spikes = weights > total * (1.0 / n_bins + _TIE)
+        if not spikes.any():
+            return np.unique(self.quantiles(n_bins))
+        others = Sample(values[~spikes], np.cumsum(weights[~spikes]))
+        wanted = int(np.ceil(n_bins * np.sqrt(others.below[-1] / total) - 1e-9))
+        n_others = min(wanted, n_bins - int(spikes.sum()))
+        return np.unique(np.concatenate([values[spikes], others.quantiles(n_others)]))
 
 
 def sample(values: np.ndarray, weights: np.ndarray | None = None) -> Sample:

@@ -28,6 +28,19 @@ def quantile(pairs, q):
     raise AssertionError
 
 
+def spiked_edges(pairs, distinct, n_bins):
+    """Values with more than a bin's share, and quantiles of the others: at most n_bins bins."""
+    total = sum(w for _, w in pairs)
+    weight_of = {v: sum(w for u, w in pairs if u == v) for v in distinct}
+    spikes = {v for v, w in weight_of.items() if w * n_bins > total}
+    others = [(v, w) for v, w in pairs if v not in spikes]
+    part = sum(w for _, w in others) / total
+    # The smallest whole number k with k >= n_bins * sqrt(part), without a root.
+    k = next(k for k in range(1, n_bins + 1) if k * k >= n_bins * n_bins * part)
+    k = min(k, n_bins - len(spikes))
+    return sorted(spikes | {quantile(others, Fraction(t, k)) for t in range(k + 1)})
+
+
 def number_outputs(name, values, weights, n_bins, new):
     """{(kind, name of the output): encoded ``new``} of a column of numbers."""
     pairs = [
@@ -38,7 +51,10 @@ def number_outputs(name, values, weights, n_bins, new):
         return {}
     low, high = min(pairs)[0], max(pairs)[0]
     first, median, third = (quantile(pairs, Fraction(i, 4)) for i in (1, 2, 3))
-    scale = third - first or (high - low) / 2
+    scale = third - first
+    if scale == 0 and low < high:
+        others = [(abs(v - median), w) for v, w in pairs if v != median]
+        scale = min(quantile(others, Fraction(1, 2)), (high - low) / 2)
     out = {}
     if scale:
         z = [0.0 if is_missing(v) else float((Fraction(v) - median) / scale) for v in new]
@@ -48,7 +64,7 @@ def number_outputs(name, values, weights, n_bins, new):
     distinct = sorted({v for v, _ in pairs})
     edges = distinct
     if len(distinct) > n_bins + 1:
-        edges = sorted({quantile(pairs, Fraction(t, n_bins)) for t in range(n_bins + 1)})
+        edges = spiked_edges(pairs, distinct, n_bins)
     if len(edges) >= 3:
         lowest = edges[0] if holes else median
         x = [lowest if is_missing(v) else Fraction(v) for v in new]
