@@ -14,7 +14,7 @@ from scipy import sparse
 
 from sknn_resid._sklearn_compat import validate_data
 from sknn_resid.neural_network._arrays import as_numpy
-from sknn_resid.neural_network._objects import FEW_ROWS, floats
+from sknn_resid.neural_network._objects import FEW_ROWS, floats, refuse_dates
 
 Rows = slice | np.ndarray
 
@@ -130,6 +130,8 @@ class FrameTable(Table):
             if isinstance(dtype, pd.SparseDtype):
                 return np.asarray(column.array, dtype=np.float64)
             return column.to_numpy(dtype=np.float64, na_value=np.nan)
+        if column_type(dtype) == "date":
+            refuse_dates(self.label(j), dtype)
         return floats(column.to_numpy(dtype=object), self.label(j))
 
 
@@ -154,6 +156,8 @@ class ArrayTable(Table):
             whole = len(columns) == self.shape[1]
             some = self.source if whole else self.source[:, columns]
             return some.astype(np.float64, copy=False)
+        if self.source.dtype.kind in "mM":  # as objects, some of them are plain integers
+            refuse_dates(self.label(columns[0]), self.source.dtype)
         result = np.empty((self.shape[0], len(columns)))
         for at, j in enumerate(columns):
             result[:, at] = floats(self.source[:, j].astype(object), self.label(j))

@@ -120,6 +120,21 @@ def test_dates_are_refused_however_columns_are_chosen(listed):
         TableEncoder(categorical_features=listed and [0]).fit(X[["when"]].to_numpy())
 
 
+@pytest.mark.parametrize("n_rows", [2, 50])
+@pytest.mark.parametrize("unit", ["ns", "D"])
+def test_dates_are_refused_where_fit_met_numbers(unit, n_rows):
+    dates = np.full((n_rows, 1), np.datetime64("2020-01-01", unit))
+    encoder = TableEncoder().fit([[1.0], [2.0]])
+    with pytest.raises(TypeError, match="column 0 holds dates"):
+        encoder.transform(dates)
+    encoder = TableEncoder().fit(pd.DataFrame({"a": [1, 2]}))
+    with pytest.raises(TypeError, match="column 'a' holds dates"):
+        encoder.transform(pd.DataFrame({"a": dates[:, 0]}))
+    encoder = TableEncoder().fit([["a"], ["b"], ["c"]])
+    with pytest.raises(TypeError, match="column 0 held text in fit, and holds Timestamp now"):
+        encoder.transform(dates)
+
+
 def test_complex_numbers_are_refused():
     with pytest.raises(ValueError, match="Complex data not supported"):
         TableEncoder().fit(np.array([[1j], [2]]))
