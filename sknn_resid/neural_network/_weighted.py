@@ -13,6 +13,8 @@ import numpy as np
 
 # Sums of weights that differ by less than this share of the total are equal: 0.1 + 0.2 is 0.3.
 _TIE = 1e-12
+# Bins that a spike leaves over are given to the other values while these are enough to fill them.
+ROWS_PER_EXTRA_BIN = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +81,9 @@ class Sample:
         A value with more than a bin's share of the weight (zeros of a count, say) holds several
         quantiles at once. It takes one edge, and the other values share what is left: with a part r
         of the weight they get n_bins * sqrt(r) bins, more than the n_bins * r of plain quantiles,
-        since most that can be learned from such a column lies there, and fewer than all, since
-        there are fewer rows to learn it from.
+        since most that can be learned from such a column lies there. But no more than plain
+        quantiles where a bin would hold fewer than ``ROWS_PER_EXTRA_BIN`` rows: such bins are
+        learned by heart (measured on tables of 200 to 600 rows).
 
         Parameters
         ----------
@@ -99,8 +102,10 @@ class Sample:
         if not spikes.any():
             return np.unique(self.quantiles(n_bins))
         others = Sample(values[~spikes], np.cumsum(weights[~spikes]))
-        wanted = int(np.ceil(n_bins * np.sqrt(others.below[-1] / total) - 1e-9))
-        n_others = min(wanted, n_bins - int(spikes.sum()))
+        weight = others.below[-1]
+        part = weight / total
+        wanted = max(n_bins * part, min(n_bins * np.sqrt(part), weight / ROWS_PER_EXTRA_BIN))
+        n_others = min(int(np.ceil(wanted - 1e-9)), n_bins - int(spikes.sum()))
         return np.unique(np.concatenate([values[spikes], others.quantiles(n_others)]))
 
 

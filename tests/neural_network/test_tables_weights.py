@@ -79,13 +79,17 @@ def test_bin_edges_are_quantiles_without_spikes(rng):
 
 def test_bin_edges_with_spikes_by_hand():
     # Three quarters zeros: the other quarter of the rows gets 16 * sqrt(1/4) = 8 bins, not 4.
-    values = np.r_[np.zeros(300), np.arange(1.0, 101.0)]
-    expected = np.r_[0, np.quantile(values[300:], np.arange(9) / 8, method="averaged_inverted_cdf")]
-    np.testing.assert_array_equal(sample(values).bin_edges(16), expected)
+    others = np.arange(1.0, 401.0)
+    values = np.r_[np.zeros(1200), others]
+    parts = np.quantile(others, np.arange(9) / 8, method="averaged_inverted_cdf")
+    np.testing.assert_array_equal(sample(values).bin_edges(16), np.r_[0, parts])
     # A second spike in the midst takes an edge of its own.
-    values = np.r_[np.zeros(200), np.full(100, 50.25), np.arange(1.0, 101.0)]
-    found = sample(values).bin_edges(16)
-    np.testing.assert_array_equal(found, np.unique(np.r_[expected, 50.25]))
+    values = np.r_[np.zeros(800), np.full(400, 200.25), others]
+    np.testing.assert_array_equal(sample(values).bin_edges(16), np.unique(np.r_[0, parts, 200.25]))
+    # Too few rows for 8 bins of 32: as many as quantiles give.
+    values = np.r_[np.zeros(300), others[:100]]
+    parts = np.quantile(others[:100], np.arange(5) / 4, method="averaged_inverted_cdf")
+    np.testing.assert_array_equal(sample(values).bin_edges(16), np.r_[0, parts])
 
 
 @pytest.mark.parametrize("n_bins", [2, 3, 5, 16, 40])
