@@ -84,8 +84,8 @@ class StackOptimizer(ABC):
         self.moments = [torch.zeros_like(self._params) for _ in range(self.n_moments)]
         self.steps = [0] * len(self.specs)
         # The runs of neighbours stay the same as long as every model takes every step.
-        self._runs: list[slice] = []
-        self._runs_of: Sequence[float] | None = None
+        self._neighbours: list[slice] = []
+        self._neighbours_of: Sequence[float] | None = None
         for m, state in enumerate(states):
             if state is not None and len(state.moments) == self.n_moments:
                 self.steps[m] = state.steps
@@ -113,19 +113,19 @@ class StackOptimizer(ABC):
                 self.steps[0] += 1
                 self._update(_ALL, self.specs[0], self.decays[0], rates[0], self.steps[0])
             return
-        for rows in self._runs_for(rates, active):
+        for rows in self._neighbours_for(rates, active):
             m = rows.start
             t = self.steps[m] + 1
             self._update(rows, self.specs[m], self.decays[m], rates[m], t)
             self.steps[rows] = [t] * (rows.stop - rows.start)
 
-    def _runs_for(self, rates: Sequence[float], active: Sequence[bool] | None) -> list[slice]:
+    def _neighbours_for(self, rates: Sequence[float], active: Sequence[bool] | None) -> list[slice]:
         if active is not None:
-            self._runs_of = None
+            self._neighbours_of = None
             return list(self._slices(rates, active))
-        if rates != self._runs_of:
-            self._runs, self._runs_of = list(self._slices(rates, None)), rates
-        return self._runs
+        if rates != self._neighbours_of:
+            self._neighbours, self._neighbours_of = list(self._slices(rates, None)), rates
+        return self._neighbours
 
     def _slices(self, rates: Sequence[float], active: Sequence[bool] | None) -> Iterator[slice]:
         """Runs of neighbours that share every number of this step."""
