@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sknn_resid.linear_model._factor import Factor, WideBasis
 from sknn_resid.linear_model._fitted import FittedLinear, Refined
 from sknn_resid.linear_model._least_squares import (
     Problem,
@@ -148,7 +149,7 @@ def fit_problem(
             rows.repetitions,
         )
     fitted = FittedLinear(
-        factor=problem.factor,
+        factor=_own(problem.factor),
         alpha=alpha,
         rss=solution.rss,
         n_obs=rows.n_obs,
@@ -158,6 +159,14 @@ def fit_problem(
         mean=_mean_at_deficient_rank(problem, rows),
     )
     return Outcome(solution, fitted, statistics)
+
+
+def _own(factor: Factor) -> Factor:
+    """The factorisation without references to the user's X, which may change after the fit."""
+    if not isinstance(factor.directions, WideBasis):
+        return factor
+    # A copy is as large as the basis that it stands for, and much sooner made.
+    return replace(factor, directions=replace(factor.directions, X=factor.directions.X.copy()))
 
 
 def _mean_at_deficient_rank(problem: Problem, rows: TrainingRows) -> np.ndarray | None:
