@@ -166,7 +166,7 @@ def warn_full_leverage(
 
 def _blocks(factor: Factor, X: np.ndarray):
     """Slices of rows, and their orthonormal rows without the root of the weight."""
-    step = max(1, 2**18 // max(1, factor.basis.shape[1]))
+    step = max(1, 2**18 // max(1, factor.singular_values.size))
     for start in range(0, X.shape[0], step):
         part = slice(start, start + step)
         yield part, training_rows(factor, X, part)

@@ -174,6 +174,8 @@ def _mean_at_deficient_rank(problem: Problem, rows: TrainingRows) -> np.ndarray 
     factor = problem.factor
     if not factor.fit_intercept or factor.rank == rows.X.shape[1]:
         return None
+    if isinstance(factor.directions, WideBasis):
+        return factor.directions.mean
     return factor.shift + np.average(rows.X - factor.shift, axis=0, weights=rows.sample_weight)
 
 
@@ -194,8 +196,12 @@ def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:
     if not problem.refined:
         return None
     values, which = np.unique(alpha, return_inverse=True)
-    n_features = problem.factor.basis.shape[0] - 1
+    n_features = problem.factor.n_features
     if values.size * n_features**2 > MAX_KEPT:
+        if values.size > 1:
+            # Many penalties of a large problem would take longer than everything else: plain
+            # float64 has them when they are asked for.
+            return None
         coef, intercept = standard_variances(problem, values)
         return Refined(coef[which], intercept[which], None, None, which)
     found = [covariance(problem, float(value)) for value in values]
