@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("sknn_resid.neural_network"), name)
     if name in _LINEAR:
         return getattr(import_module("sknn_resid.linear_model"), name)
-    if name in ("linear_model", "neural_network"):
+    if name in ("inspection", "linear_model", "neural_network"):
         return import_module(f"sknn_resid.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

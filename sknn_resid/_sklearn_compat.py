@@ -14,6 +14,7 @@ from sklearn.utils._array_api import (
     move_to,
     supported_float_dtypes,
 )
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import Interval, Options, RealNotInt, StrOptions
 from sklearn.utils.metadata_routing import _raise_for_params as raise_for_params
 from sklearn.utils.metadata_routing import _routing_enabled as routing_enabled
@@ -37,6 +38,7 @@ __all__ = [
     "StrOptions",
     "check_categorical_features",
     "check_feature_names_in",
+    "check_matplotlib_support",
     "check_optimize_result",
     "check_partial_fit_first_call",
     "check_same_namespace",

@@ -152,6 +152,12 @@ FLOORS = {
     # 70: the public names
     "neural_network": 70,
     "linear_model": 70,
+    # 72 to 75: looking into fitted models
+    "inspection._drawing": 72,
+    "inspection._ridge_path_display": 73,
+    "inspection._shrinkage_display": 73,
+    "inspection._variance_display": 73,
+    "inspection": 75,
     "": 80,
 }
 

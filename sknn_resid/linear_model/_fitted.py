@@ -89,7 +89,7 @@ class FittedLinear:
     @property
     def n_features(self) -> int:
         """Number of features."""
-        return self.factor.basis.shape[0] - 1
+        return self.factor.n_features
 
     @property
     def shrinkage(self) -> np.ndarray:

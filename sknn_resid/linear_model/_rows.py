@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sknn_resid.linear_model._factor import Factor
-from sknn_resid.linear_model._filters import complement, orthonormal_rows, shrinkage
+from sknn_resid.linear_model._filters import complement, shrinkage, training_rows
 from sknn_resid.linear_model._inference import ratio
 
 # 1 - h below this is rounding: the row determines its own fit.
@@ -166,7 +166,7 @@ def warn_full_leverage(
 
 def _blocks(factor: Factor, X: np.ndarray):
     """Slices of rows, and their orthonormal rows without the root of the weight."""
-    step = max(1, 2**18 // max(1, factor.basis.shape[1]))
+    step = max(1, 2**18 // max(1, factor.singular_values.size))
     for start in range(0, X.shape[0], step):
         part = slice(start, start + step)
-        yield part, orthonormal_rows(factor, X[part])
+        yield part, training_rows(factor, X, part)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sknn_resid.linear_model._factor import Factor, WideBasis
 from sknn_resid.linear_model._fitted import FittedLinear, Refined
 from sknn_resid.linear_model._least_squares import (
     Problem,
@@ -148,7 +149,7 @@ def fit_problem(
             rows.repetitions,
         )
     fitted = FittedLinear(
-        factor=problem.factor,
+        factor=_own(problem.factor),
         alpha=alpha,
         rss=solution.rss,
         n_obs=rows.n_obs,
@@ -160,11 +161,21 @@ def fit_problem(
     return Outcome(solution, fitted, statistics)
 
 
+def _own(factor: Factor) -> Factor:
+    """The factorisation without references to the user's X, which may change after the fit."""
+    if not isinstance(factor.directions, WideBasis):
+        return factor
+    # A copy is as large as the basis that it stands for, and much sooner made.
+    return replace(factor, directions=replace(factor.directions, X=factor.directions.X.copy()))
+
+
 def _mean_at_deficient_rank(problem: Problem, rows: TrainingRows) -> np.ndarray | None:
     """Weighted means of the columns, which only a stream that goes on after the fit needs."""
     factor = problem.factor
     if not factor.fit_intercept or factor.rank == rows.X.shape[1]:
         return None
+    if isinstance(factor.directions, WideBasis):
+        return factor.directions.mean
     return factor.shift + np.average(rows.X - factor.shift, axis=0, weights=rows.sample_weight)
 
 
@@ -185,8 +196,12 @@ def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:
     if not problem.refined:
         return None
     values, which = np.unique(alpha, return_inverse=True)
-    n_features = problem.factor.basis.shape[0] - 1
+    n_features = problem.factor.n_features
     if values.size * n_features**2 > MAX_KEPT:
+        if values.size > 1:
+            # Many penalties of a large problem would take longer than everything else: plain
+            # float64 has them when they are asked for.
+            return None
         coef, intercept = standard_variances(problem, values)
         return Refined(coef[which], intercept[which], None, None, which)
     found = [covariance(problem, float(value)) for value in values]

@@ -215,7 +215,7 @@ def _comparison(
 
 def _refined(problem: Problem, alpha: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """The three matrices beyond plain float64, where the kernels have them and they are small."""
-    n_features = problem.factor.basis.shape[0] - 1
+    n_features = problem.factor.n_features
     if not problem.refined or n_features**2 > MAX_KEPT:
         return None
     return (

@@ -282,6 +282,24 @@ def test_a_fit_does_not_keep_the_rows(rows):
         assert size < 5000 * 2 * 8 + 20_000
 
 
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.RankWarning")
+@pytest.mark.parametrize("model", [OLS(refine=False), Ridge(), RidgeCV(keep_rows=True)], ids=str)
+@pytest.mark.parametrize("shape", [(30, 3), (8, 30)])
+def test_a_fit_does_not_hang_on_the_users_arrays(model, shape):
+    """Arrays that are overwritten after the fit, as a buffer is, change nothing of it."""
+    rng = np.random.default_rng(0)
+    X, y, w = rng.normal(size=shape), rng.normal(size=shape[0]), rng.uniform(1, 2, size=shape[0])
+    new = X.copy()
+    reference = clone(model).fit(X.copy(), y.copy(), sample_weight=w.copy())
+    fitted = clone(model).fit(X, y, sample_weight=w)
+    X[:], y[:], w[:] = 99.0, -5.0, 3.0
+    np.testing.assert_array_equal(fitted.predict(new), reference.predict(new))
+    np.testing.assert_array_equal(fitted.leverage_, reference.leverage_)
+    np.testing.assert_array_equal(fitted.singular_values_, reference.singular_values_)
+    if reference.df_resid_ > 0:
+        same(fitted, reference, rtol=0)
+
+
 def test_kinds_of_arrays(rows):
     X, y, _ = rows
     reference = OLS().fit(X, y)

@@ -1,0 +1,56 @@
+"""What every Display shares: matplotlib on demand, axes of the user's or new ones, names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sknn_resid._sklearn_compat import check_matplotlib_support
+
+# More entries than this make a legend longer than the picture; the largest are named.
+MOST_NAMES = 12
+
+
+def axes_or_new(ax: Any, caller: str, *, figsize: tuple[float, float] | None = None) -> Any:
+    """The axes given, or those of a new figure.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    check_matplotlib_support(f"{caller}.plot")
+    import matplotlib.pyplot as plt
+
+    if ax is not None:
+        return ax
+    _, new = plt.subplots(figsize=figsize, layout="constrained")
+    return new
+
+
+def names_or_numbers(feature_names: Sequence[str] | None, n_features: int) -> list[str]:
+    """Names of the features: those given, or x0, x1, ..."""
+    if feature_names is None:
+        return [f"x{j}" for j in range(n_features)]
+    names = [str(name) for name in feature_names]
+    if len(names) != n_features:
+        raise ValueError(
+            f"feature_names: needs one name for each of the {n_features} features, got "
+            f"{len(names)}. Pass None to number them."
+        )
+    return names
+
+
+def largest(values: np.ndarray, count: int = MOST_NAMES) -> list[int]:
+    """Indices of the entries of largest size, in their own order."""
+    return sorted(np.argsort(-np.abs(values), kind="stable")[:count].tolist())
+
+
+def legend_beside(ax: Any, n_entries: int, title: str | None = None) -> None:
+    """A legend inside the axes if it is short, to their right if it is long."""
+    if n_entries <= 5:
+        ax.legend(title=title)
+    else:
+        ax.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
