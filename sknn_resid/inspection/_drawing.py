@@ -54,3 +54,19 @@ def legend_beside(ax: Any, n_entries: int, title: str | None = None) -> None:
         ax.legend(title=title)
     else:
         ax.legend(title=title, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+
+
+def log_scale(axis: Any) -> None:
+    """Logarithmic, with plain numbers at 1, 2 and 5 of a decade where there are few decades.
+
+    matplotlib labels every minor tick of a short axis in powers, one over the other.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale
+    set_scale("log")
+    low, high = sorted(axis.get_view_interval())
+    if low > 0 and high < 1000 * low:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())

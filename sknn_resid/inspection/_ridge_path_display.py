@@ -11,6 +11,7 @@ from sknn_resid.inspection._drawing import (
     axes_or_new,
     largest,
     legend_beside,
+    log_scale,
     names_or_numbers,
 )
 from sknn_resid.linear_model import RidgePath
@@ -122,10 +123,10 @@ class RidgePathDisplay:
         self.ax_.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
         self._mark()
         self.ax_.set(
-            xscale="log",
             xlabel="penalty alpha (shrinks more to the right)",
             ylabel="coefficient",
         )
+        log_scale(self.ax_.xaxis)
         shown = len(named) + (self.chosen_line_ is not None)
         title = None if len(named) == len(names) else f"{len(named)} largest of {len(names)}"
         legend_beside(self.ax_, shown, title)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sknn_resid.inspection._drawing import axes_or_new, legend_beside
+from sknn_resid.inspection._drawing import axes_or_new, legend_beside, log_scale
 from sknn_resid.linear_model import RidgePath
 
 
@@ -120,11 +120,11 @@ class ShrinkageDisplay:
                 (curve,) = self.ax_.plot(grid, values, color=color, alpha=0.5, linewidth=1.0)
                 self.curves_.append(curve)
         self.ax_.set(
-            xscale="log",
             ylim=(-0.04, 1.06),
             xlabel="singular value of the direction (its spread in the data)",
             ylabel="part of the OLS fit that is kept",
         )
+        log_scale(self.ax_.xaxis)
         self.ax_.grid(alpha=0.3)
         if alphas is not None:
             legend_beside(self.ax_, len(alphas))
@@ -205,7 +205,5 @@ class ShrinkageDisplay:
             raise ValueError(f"n_curves: must be at least 1, got {n_curves}.")
         last = len(path.alphas) - 1
         some = np.unique(np.linspace(0, last, min(n_curves, last + 1)).round().astype(int))
-        display = cls(
-            path.singular_values, path.shrinkage[some], alphas=path.alphas[some].tolist()
-        )
+        display = cls(path.singular_values, path.shrinkage[some], alphas=path.alphas[some].tolist())
         return display.plot(ax, scatter_kw=scatter_kw)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sknn_resid.inspection._drawing import axes_or_new, largest, names_or_numbers
+from sknn_resid.inspection._drawing import axes_or_new, largest, log_scale, names_or_numbers
 from sknn_resid.linear_model import VarianceComparison, compare_variance_of
 
 MOST_ROWS = 30
@@ -118,7 +118,7 @@ class VarianceComparisonDisplay:
         positive = np.concatenate([before, after])
         positive = positive[positive > 0]
         if positive.size and positive.max() > 20 * positive.min():
-            self.ax_.set_xscale("log")
+            log_scale(self.ax_.xaxis)
         self.ax_.set_yticks(rows, [names[j] for j in shown])
         self.ax_.invert_yaxis()
         of = "" if len(shown) == len(names) else f" ({len(shown)} of {len(names)} coefficients)"
@@ -134,11 +134,11 @@ class VarianceComparisonDisplay:
         order = np.arange(1, values.size + 1)
         self.eigenvalues_ = self.ax_.scatter(order, values, zorder=2)
         if values.size and (values > 0).all():
-            self.ax_.set_yscale("log")
+            log_scale(self.ax_.yaxis)
         self.ax_.set(
             xlabel="number of the eigenvalue",
             ylabel="eigenvalue of Var[OLS] - Var[ridge]",
-            title=f"alpha = {self.alpha:.3g}: none is negative, ridge varies less in every direction",
+            title=f"alpha = {self.alpha:.3g}: none is negative, ridge never varies more",
         )
         self.ax_.xaxis.get_major_locator().set_params(integer=True)
         self.ax_.grid(alpha=0.3)
