@@ -14,7 +14,6 @@ any order: a stream of rows is the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,13 +84,26 @@ def gram(
     Gram
     """
     q, t = 1 + X.shape[1], Y.shape[1]
-    total = _Totals(slices, q, t)
-    for left, target, right in _blocks(X, Y, sample_weight, shift, y_shift, slices):
-        total.add_block(left, target, right)
+    # Few targets are columns like the others: one product less, at the price of a larger one.
+    joint = 0 < t <= max(4, q // 16)
+    xx, xy, yy = _Sum(), _Sum(), _Sum()
+    for a, y, weighted in _blocks(X, Y, sample_weight, shift, y_shift, slices, joint):
+        wa, wy = (None, y) if weighted is None else weighted
+        for s in range(slices):
+            xx.add(s, _symmetric(a, s) if wa is None else _general(a, wa, s))
+            if not joint:
+                xy.add(s, _general(a, wy, s))
+                yy.add(s, _elementwise(y, wy, s))
     count = word_count(slices)
     n_rows = len(X) if sample_weight is None else int(np.count_nonzero(sample_weight))
-    xx, xy, yy = (compress(terms, count) for terms in total.terms())
-    return Gram(n_rows, shift, y_shift, xx, xy, yy, slices)
+    products = compress(xx.terms(), count)
+    if joint:
+        squares = products[:, q:, q:].diagonal(axis1=1, axis2=2)
+        return Gram(
+            n_rows, shift, y_shift, products[:, :q, :q], products[:, :q, q:], squares, slices
+        )
+    sides = compress(xy.terms(), count), compress(yy.terms(), count)
+    return Gram(n_rows, shift, y_shift, products, *sides, slices)
 
 
 def merge(a: Gram, b: Gram) -> Gram:
@@ -132,39 +144,26 @@ def choose_shift(X: np.ndarray, sample_weight: np.ndarray | None = None) -> np.n
     return np.where(np.abs(mean) > 4.0 * spread, mean * largest, 0.0)
 
 
-class _Totals:
-    """Running sums of a pass: per order of slices a sum and what its additions rounded off."""
+class _Sum:
+    """Running sums of a pass: for each order of slices a sum and what its additions rounded off."""
 
-    def __init__(self, slices: int, q: int, t: int) -> None:
-        self.slices = slices
-        self.xx = [(np.zeros((q, q)), np.zeros((q, q))) for _ in range(slices)]
-        self.xy = [(np.zeros((q, t)), np.zeros((q, t))) for _ in range(slices)]
-        self.yy = [(np.zeros(t), np.zeros(t)) for _ in range(slices)]
+    def __init__(self) -> None:
+        self.main: list[np.ndarray] = []
+        self.rest: dict[int, np.ndarray] = {}
 
-    def add_block(self, a: Slices, y: Slices, weighted: tuple[Slices, Slices] | None) -> None:
-        """Add the products of one block, ``a' a`` or ``a' (w a)``, and those with the target."""
-        wa, wy = (None, y) if weighted is None else weighted
-        exactly = self.slices > 1
-        for s in range(self.slices):
-            _accumulate(self.xx[s], _symmetric(a, s) if wa is None else _general(a, wa, s), exactly)
-            _accumulate(self.xy[s], _general(a, wy, s), exactly)
-            _accumulate(self.yy[s], _elementwise(y, wy, s), exactly)
+    def add(self, order: int, value: np.ndarray) -> None:
+        """Add the products of one block; blocks come with their orders ascending."""
+        if len(self.main) == order:
+            self.main.append(value)
+            return
+        self.main[order], error = two_sum(self.main[order], value)
+        if order in self.rest:
+            self.rest[order] += error
+        else:
+            self.rest[order] = error
 
-    def terms(self) -> Iterator[list[np.ndarray]]:
-        for parts in (self.xx, self.xy, self.yy):
-            yield [main for main, _ in parts] + [rest for _, rest in parts]
-
-
-def _accumulate(
-    total: tuple[np.ndarray, np.ndarray], value: np.ndarray, exactly: bool = True
-) -> None:
-    main, rest = total
-    if not exactly:
-        main += value
-        return
-    s, e = two_sum(main, value)
-    main[...] = s
-    rest += e
+    def terms(self) -> list[np.ndarray]:
+        return [*self.main, *self.rest.values()]
 
 
 def _general(a: Slices, b: Slices, s: int) -> np.ndarray:
@@ -210,8 +209,11 @@ def _symmetric(a: Slices, s: int) -> np.ndarray:
     return square.T @ square
 
 
-def _blocks(X, Y, sample_weight, shift, y_shift, slices):
-    """Yield the slices of ``A``, of the targets, and of both times the weights."""
+def _blocks(X, Y, sample_weight, shift, y_shift, slices, joint):
+    """Yield the slices of ``A``, of the targets, and of both times the weights.
+
+    ``joint`` puts the targets behind the columns of A, and yields None for them.
+    """
     n, p = X.shape
     largest = MAX_ROWS if slices > 1 else 4 * MAX_ROWS
     step = int(np.clip(2**19 // max(1, p), 256, largest))
@@ -221,13 +223,17 @@ def _blocks(X, Y, sample_weight, shift, y_shift, slices):
         n = len(rows)
     for start in range(0, n, step):
         part = slice(start, start + step) if rows is None else rows[start : start + step]
-        a = _shifted(X[part], shift, lead=True)
-        y = _shifted(Y[part], y_shift, lead=False)
+        columns = [(X[part], shift)]
+        if joint:
+            columns.append((Y[part], y_shift))
+        a = _shifted(columns, lead=True)
+        y = None if joint else _shifted([(Y[part], y_shift)], lead=False)
         weighted = None
         if sample_weight is not None:
             w = sample_weight[part][:, None]
-            weighted = (_slices(_times(a, w), slices), _slices(_times(y, w), slices))
-        yield _slices(a, slices), _slices(y, slices), weighted
+            wy = None if y is None else _slices(_times(y, w), slices)
+            weighted = (_slices(_times(a, w), slices), wy)
+        yield _slices(a, slices), None if y is None else _slices(y, slices), weighted
 
 
 def _slices(words: list[np.ndarray], count: int) -> Slices:
@@ -237,19 +243,27 @@ def _slices(words: list[np.ndarray], count: int) -> Slices:
     return cut(words, count, 0, BITS)
 
 
-def _shifted(X: np.ndarray, shift: np.ndarray, lead: bool) -> list[np.ndarray]:
-    """``X - shift`` without error as one or two words, behind a column of ones if ``lead``."""
-    out = np.empty((len(X), X.shape[1] + lead))
+def _shifted(columns: list[tuple[np.ndarray, np.ndarray]], lead: bool) -> list[np.ndarray]:
+    """Columns less their shifts, without error as one or two words, behind ones if ``lead``."""
+    width = lead + sum(part.shape[1] for part, _ in columns)
+    out = np.empty((len(columns[0][0]), width))
+    error = None
     if lead:
         out[:, 0] = 1.0
-    body = out[:, lead:]
-    np.subtract(X, shift, out=body)
-    moved = np.flatnonzero(shift)
-    if not len(moved):
-        return [out]
-    error = np.zeros_like(out)
-    error[:, moved + lead] = two_sum(X[:, moved], -shift[moved])[1]
-    return [out, error] if error.any() else [out]
+    start = int(lead)
+    for part, shift in columns:
+        body = out[:, start : start + part.shape[1]]
+        moved = np.flatnonzero(shift)
+        if not len(moved):
+            body[...] = part
+        else:
+            np.subtract(part, shift, out=body)
+            lost = two_sum(part[:, moved], -shift[moved])[1]
+            if lost.any():
+                error = np.zeros_like(out) if error is None else error
+                error[:, start + moved] = lost
+        start += part.shape[1]
+    return [out] if error is None else [out, error]
 
 
 def _times(words: list[np.ndarray], w: np.ndarray) -> list[np.ndarray]:

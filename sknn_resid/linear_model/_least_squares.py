@@ -23,7 +23,7 @@ from ._factor import Factor
 from ._gram import Gram, choose_shift, gram, merge
 from ._refine import GOAL, Refiner
 from ._wide import factorise_wide
-from ._words import add, dot, matmul, multiply, reciprocal, two_prod
+from ._words import add, dot, matmul, multiply, two_prod
 
 # Columns up to which "auto" refines: the matrices of words stay small. Fewer where the rows are
 # fewer than the columns: products of rows are smaller then, but serve plain float64 only.
@@ -259,7 +259,7 @@ def _cancellation(problem: Problem, b: np.ndarray, c: np.ndarray) -> float:
     system = problem.equations.system
     if not system.fit_intercept:
         return 1.0
-    terms = np.abs(b) @ np.abs(system.mean[0] + system.shift)
+    terms = np.abs(b) @ np.abs(system.full_mean[0])
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.max(np.where(terms > 0, terms / np.abs(c), 1.0), initial=1.0))
 
@@ -278,11 +278,8 @@ def _intercept_words(problem: Problem, b: np.ndarray) -> np.ndarray:
     system = problem.equations.system
     if not system.fit_intercept:
         return np.zeros((1, b.shape[1]))
-    count = len(system.mean) + 1
-    mean = add(system.mean, system.shift[None], count)
-    y_mean = add(system.y_mean, system.y_shift[None], count)
-    product = dot(b, mean[:, None, :], count)
-    return add(y_mean, -product, count)
+    mean, count = system.full_mean, len(system.mean) + 1
+    return add(system.full_y_mean, -dot(b, mean[:, None, :], count), count)
 
 
 def _with_rss(problem: Problem, found: Solution, doubtful: np.ndarray) -> Solution:
@@ -428,7 +425,7 @@ def _variance_goal(problem: Problem, root: np.ndarray) -> float:
     system = problem.equations.system
     if not system.fit_intercept:
         return GOAL
-    mean = system.mean[0] + system.shift
+    mean = system.full_mean[0]
     terms = ((np.abs(mean) @ np.abs(root[1:])) ** 2).sum()
     total = ((mean @ root[1:]) ** 2).sum() + 1.0 / system.sum_weights[0]
     return max(GOAL / max(1.0, terms / total), 2.0**-130)
@@ -443,22 +440,19 @@ def _from_words(
     plain = _from_root(problem.factor, root)
     coef = C[0]
     # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
-    lower = np.tril_indices(len(coef), -1)
-    coef[lower] = coef.T[lower]
+    coef = np.triu(coef) + np.triu(coef, 1).T
     done = converged and problem.equations.enough
     if not system.fit_intercept:
         nothing = np.full(len(coef), np.nan)
         return Covariance(coef, np.nan, nothing, plain.root, done)
-    count = len(system.mean) + 1
-    mean = add(system.mean, system.shift[None], count)
+    mean, count = system.full_mean, len(system.mean) + 1
     if len(coef) <= 16:
         cross = dot(C, mean[:, None, :], count)
     else:
         cross = matmul(C, mean[:, :, None], system.slices + 1, count)[:, :, 0]
     variance = dot(cross, mean, count)
     if constant:
-        inverse = reciprocal(system.sum_weights, count)
-        variance = add(variance, inverse, count)
+        variance = add(variance, system.inverse_weights, count)
     return Covariance(coef, float(variance[0]), -cross[0], plain.root, done)
 
 

@@ -27,8 +27,12 @@ class System:
         Whether the means were taken out; else ``mean`` and ``y_mean`` are 0.
     shift, y_shift : ndarray of shape (n_features,) and (n_targets,)
     sum_weights : ndarray of shape (n_words,)
+    inverse_weights : ndarray of shape (n_words,)
+        Its reciprocal.
     mean, y_mean : ndarray of shape (n_words, n_features) and (n_words, n_targets)
         Weighted means of the shifted columns.
+    full_mean, full_y_mean : ndarray
+        Those of the columns as given.
     xx, xy, yy : ndarray of shape (n_words, p, p), (n_words, p, t) and (n_words, t)
         Centred weighted sums of products.
     norms, y_norms : ndarray of shape (n_features,) and (n_targets,)
@@ -43,8 +47,11 @@ class System:
     shift: np.ndarray
     y_shift: np.ndarray
     sum_weights: np.ndarray
+    inverse_weights: np.ndarray
     mean: np.ndarray
     y_mean: np.ndarray
+    full_mean: np.ndarray
+    full_y_mean: np.ndarray
     xx: np.ndarray
     xy: np.ndarray
     yy: np.ndarray
@@ -73,8 +80,8 @@ def centre(gram: Gram, fit_intercept: bool) -> System:
     xx, xy, yy = gram.xx[:, 1:, 1:], gram.xy[:, 1:], gram.yy
     norms, y_norms = np.sqrt(_diagonal(xx[0])), np.sqrt(np.maximum(yy[0], 0.0))
     mean, y_mean = np.zeros_like(sums), np.zeros_like(y_sums)
+    inverse = reciprocal(total, count)
     if fit_intercept:
-        inverse = reciprocal(total, count)
         mean = multiply(sums, inverse[:, None], count)
         y_mean = multiply(y_sums, inverse[:, None], count)
         xx, xy, yy = _less_means(gram, mean, y_mean, count)
@@ -92,8 +99,11 @@ def centre(gram: Gram, fit_intercept: bool) -> System:
         shift=gram.shift,
         y_shift=gram.y_shift,
         sum_weights=total,
+        inverse_weights=inverse,
         mean=mean,
         y_mean=y_mean,
+        full_mean=_moved(mean, gram.shift),
+        full_y_mean=_moved(y_mean, gram.y_shift),
         xx=xx,
         xy=xy,
         yy=yy,
@@ -118,6 +128,10 @@ def _less_means(gram, mean, y_mean, count):
     xx = add(xx, -multiply(mean[:, :, None], sums[:, None, :], count), count)
     xy = add(xy, -multiply(mean[:, :, None], y_sums[:, None, :], count), count)
     return xx, xy, add(yy, -multiply(y_mean, y_sums, count), count)
+
+
+def _moved(mean: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    return add(mean, shift[None], len(mean) + 1) if shift.any() else mean
 
 
 def _diagonal(matrix: np.ndarray) -> np.ndarray:

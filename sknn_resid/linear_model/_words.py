@@ -13,6 +13,7 @@ Ogita, Oishi & Rump (2012), Numer. Algorithms 59(1) (exact products of slices).
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -81,10 +82,9 @@ def compress(terms: list[np.ndarray], count: int) -> np.ndarray:
     # One pass from below, so that each word is the rounding of what it begins.
     for k in range(len(found) - 1, 0, -1):
         found[k - 1], found[k] = two_sum(found[k - 1], found[k])
-    out = np.zeros((count, *np.shape(found[0])))
-    for k, word in enumerate(found):
-        out[k] = word
-    return out
+    if len(found) == count:
+        return np.array(found)
+    return np.array(found + [np.zeros_like(found[0])] * (count - len(found)))
 
 
 def word_count(slices: int) -> int:
@@ -118,15 +118,20 @@ def multiply(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
 
 
 def reciprocal(a: np.ndarray, count: int) -> np.ndarray:
-    """``1 / a`` for an array of words, by Newton's iteration."""
-    x = np.asarray(1.0 / a[0])[None]
-    one = np.ones((1, *np.shape(a[0])))
-    bits = 50
-    while bits < 53 * count:
-        bits *= 2
-        residual = add(one, -multiply(a, x, count + 1), count + 1)
-        x = add(x, multiply(x[:count], residual, count), count)
-    return x if len(x) == count else np.concatenate([x, np.zeros((count - len(x), *x.shape[1:]))])
+    """``1 / a`` for one number of words, shape (n_words,) to (count,); exact until rounded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> reciprocal(np.array([4.0, 0.0]), 2)
+    array([0.25, 0.  ])
+    """
+    rest = 1 / sum((Fraction(float(word)) for word in a), Fraction(0))
+    out = np.zeros(count)
+    for k in range(count):
+        out[k] = float(rest)
+        rest -= Fraction(out[k])
+    return out
 
 
 def dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
