@@ -16,11 +16,11 @@ module under ``torch.no_grad()`` on all rows at once, converted from and to nump
 From 100,000 rows on, two settings are measured and both are printed. *together*: the contestants
 take turns in one process, as everywhere in these benchmarks; it is the state of a session that has
 done other work before. *alone*: each measurement in a fresh process of its own, after one untimed
-call. They differ because scikit-learn takes hundreds of megabytes from the system at each call: new
-pages cost it between 0.04 and 0.9 seconds of system time, by how the memory of process and machine
-looks. Ours reuses a megabyte and takes the same time in both. The promise is about *together*: alone,
-at 64-100-10, the two products at the processor's peak are already more than a third of what
-scikit-learn takes for everything.
+call. They differ because scikit-learn takes hundreds of megabytes from the system at each call:
+new pages cost it between 0.04 and 0.9 seconds of system time, by how the memory of process and
+machine looks. Ours reuses a megabyte and takes the same time in both. The promise is about
+*together*: alone, at 64-100-10, the two products at the processor's peak are already more than a
+third of what scikit-learn takes for everything.
 
 Usage: ``python benchmarks/mlp_predict.py [--threads 1 2] [--nets small] [--rows 1 1000]
 [--contestants ours sklearn] [--dtypes float32 float64] [--settings together alone]
