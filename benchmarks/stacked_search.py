@@ -10,8 +10,8 @@ Expected before measuring (equal epochs, equal grid, float32)
 What is equal among the contestants
 -----------------------------------
 Rows (standardised, in the dtype of the run), folds, the grid (5 values of ``alpha`` times 4 of
-``learning_rate_init``), hidden units, batches (one ``random_state``), Adam, number of epochs (nobody
-stops early), thread count. The last refit is left out (``refit=False``): it is a single fit, the
+``learning_rate_init``), hidden units, batches (one ``random_state``), Adam, the number of epochs
+(nobody stops early), thread count. The last refit is left out (``refit=False``): it is a single fit, the
 subject of ``mlp_fit.py``. What is timed is the whole ``fit`` of the search: cloning, validation of
 the input, training and scoring of every split. One thread is timed in CPU seconds, two in wall
 seconds; the processes of ``n_jobs=2`` run before the clock starts.

@@ -22,10 +22,9 @@ from sknn_resid.engine.spec import OptimizerKind
 from sknn_resid.engine.threads import SINGLE_THREAD_FLOPS, training_threads
 from sknn_resid.engine.workers import Interrupt, available_threads, run_all
 
-
 # Work of a step from which on a thread beside another pays. Between two calls of a step a thread
-# needs the interpreter; one that finds it taken sleeps, and waking took 16 microseconds. Two threads
-# against one, on two cores: 0.75 times as fast at 2e7 (iris), 0.86 at 8e7, 1.1 at 1.3e8, 1.25 at 5e8.
+# needs the interpreter; one that finds it taken sleeps, and waking took 16 microseconds. Speed of
+# two threads over one, on two cores: 0.75 at 2e7 (iris), 0.86 at 8e7, 1.1 at 1.3e8, 1.25 at 5e8.
 THREAD_FLOPS = 1e8
 
 
