@@ -11,10 +11,10 @@ What is equal among the contestants
 -----------------------------------
 Rows (standardised, in the dtype of the run), folds, the grid (5 values of ``alpha`` times 4 of
 ``learning_rate_init``), hidden units, batches (one ``random_state``), Adam, the number of epochs
-(nobody stops early), thread count. The last refit is left out (``refit=False``): it is a single fit, the
-subject of ``mlp_fit.py``. What is timed is the whole ``fit`` of the search: cloning, validation of
-the input, training and scoring of every split. One thread is timed in CPU seconds, two in wall
-seconds; the processes of ``n_jobs=2`` run before the clock starts.
+(nobody stops early), thread count. The last refit is left out (``refit=False``): it is a single
+fit, the subject of ``mlp_fit.py``. What is timed is the whole ``fit`` of the search: cloning,
+validation of the input, training and scoring of every split. One thread is timed in CPU seconds,
+two in wall seconds; the processes of ``n_jobs=2`` run before the clock starts.
 
 *scores differ* compares ``cv_results_`` split by split: the largest difference of any test score
 from that of our own search with ``n_jobs`` (0, or a row or two by rounding).
