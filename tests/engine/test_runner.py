@@ -26,15 +26,21 @@ LOSS = SquaredError()
 X, Y = make_data(LOSS, np.random.default_rng(0))
 
 
+def use_threads(monkeypatch, n):
+    """So many threads for any amount of work."""
+    monkeypatch.setattr(runner, "available_threads", lambda: n)
+    monkeypatch.setattr(runner, "THREAD_FLOPS", 0.0)
+
+
 @pytest.fixture(params=[1, 2, 5])
 def n_workers(request, monkeypatch):
-    monkeypatch.setattr(runner, "available_threads", lambda: request.param)
+    use_threads(monkeypatch, request.param)
     return request.param
 
 
 @pytest.fixture
 def two_workers(monkeypatch):
-    monkeypatch.setattr(runner, "available_threads", lambda: 2)
+    use_threads(monkeypatch, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -377,7 +383,7 @@ def test_tasks_begin_in_order():
 
 def test_large_networks_keep_blas_to_themselves(monkeypatch):
     """Two large jobs on eight cores: one after another, each with every core."""
-    monkeypatch.setattr(runner, "available_threads", lambda: 8)
+    use_threads(monkeypatch, 8)
     monkeypatch.setattr(runner, "SINGLE_THREAD_FLOPS", 1.0)
     threads = set()
 
@@ -386,6 +392,20 @@ def test_large_networks_keep_blas_to_themselves(monkeypatch):
         return False
 
     jobs = [replace(job, on_epoch=look) for job in jobs_of(2)]
+    run_jobs(restarted(jobs))
+    assert threads == {threading.get_ident()}
+
+
+def test_little_work_stays_in_one_thread(monkeypatch):
+    """Threads that take turns every few microseconds would be slower, and so are half stacks."""
+    monkeypatch.setattr(runner, "available_threads", lambda: 4)
+    threads = set()
+
+    def look(view):
+        threads.add(threading.get_ident())
+        return False
+
+    jobs = [replace(job, on_epoch=look) for job in jobs_of(8)]
     run_jobs(restarted(jobs))
     assert threads == {threading.get_ident()}
 

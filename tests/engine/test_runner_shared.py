@@ -38,6 +38,7 @@ WIDTHS = (9, 7)
 @pytest.fixture(params=[1, 2], autouse=True)
 def n_workers(request, monkeypatch):
     monkeypatch.setattr(runner, "available_threads", lambda: request.param)
+    monkeypatch.setattr(runner, "THREAD_FLOPS", 0.0)
 
 
 def candidates(n, *, loss="softmax", fold=0, kind=OptimizerKind.ADAM, weighted=False, sparse=False,
