@@ -76,8 +76,9 @@ def test_predict_benchmark_runs_and_all_give_the_same_result(tmp_path):
         assert row["equal"], row
     assert {row["contestant"] for row in document["rows"]} == expected_contestants()
     assert {row["method"] for row in document["rows"]} == {"predict", "predict_proba"}
-    # One row: all contestants in one process; many rows: each in a process of its own.
-    assert {(row["rows"], len(row["seconds"])) for row in document["rows"]} == {(1, 2), (300, 1)}
+    # In one process two rounds each; many rows also once alone, in a process of their own.
+    found = {(row["rows"], row["setting"], len(row["seconds"])) for row in document["rows"]}
+    assert found == {(1, "together", 2), (300, "together", 2), (300, "alone", 1)}
     times_one = [r["versus_sklearn"] for r in document["rows"] if r["contestant"] == "sklearn"]
     assert times_one
     assert all(ratio is None for ratio in times_one)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.data import Features, as_tensor, row_chunks
+from sknn_resid.engine.kernels import NARROW
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.threads import blas_threads_only
 
@@ -72,9 +73,14 @@ class FittedNetwork:
         self, X: Features, device: torch.device | None = None
     ) -> Iterator[tuple[slice, Tensor]]:
         """Raw outputs chunk by chunk, class-major (K, B), in memory that the next chunk reuses."""
-        network = self._forward(device or _CPU, int(X.shape[0]))
+        n_rows = int(X.shape[0])
+        network = self._forward(device or _CPU, n_rows)
+        if n_rows == 1 and device is None:  # a context and a loop would cost half as much again
+            with np.errstate(all="ignore"):
+                yield _ONE_ROW, network.logits(X)
+            return
         with self._quiet(X, device):
-            for rows in row_chunks(int(X.shape[0]), network.chunk):
+            for rows in row_chunks(n_rows, network.chunk):
                 yield rows, network.logits(X[rows])
 
     def run_on_device(self, X: Tensor, *, hidden: bool = False, linked: bool = True) -> Tensor:
@@ -117,6 +123,7 @@ class FittedNetwork:
 
 
 _CPU = torch.device("cpu")
+_ONE_ROW = slice(0, 1)
 
 
 class _CpuForward:
@@ -160,10 +167,14 @@ class _CpuForward:
         w = self._coefs[-1]
         K, n = w.shape[1], v.shape[0]
         z_KB = self._buffers[-1][: K * n].reshape(K, n)
-        if isinstance(v, np.ndarray):
-            np.dot(w.T, v.T, z_KB)
-        else:
+        if not isinstance(v, np.ndarray):
             z_KB[:] = (v @ w).T
+        elif 1 < K <= NARROW and z_KB.size >= FEW_NUMBERS:
+            # Few classes: MKL takes half the time of OpenBLAS, and adds the bias on the way.
+            z, bias = torch.from_numpy(z_KB), as_tensor(self._intercepts[-1])[:, None]
+            return torch.addmm(bias, as_tensor(w).T, torch.from_numpy(v).T, out=z)
+        else:
+            np.dot(w.T, v.T, z_KB)
         return torch.from_numpy(_add(z_KB, self._intercepts[-1][:, None]))
 
 

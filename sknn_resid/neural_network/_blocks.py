@@ -154,8 +154,7 @@ def encode(columns: Sequence[Column], block: NumericBlock, table: Table, out: np
             block.write(part, target[:, : block.n_outputs])
         at = block.n_outputs
         for j, column in enumerate(columns):
-            if isinstance(column, CategoryColumn):
-                write_levels_into = target[:, at : at + column.n_outputs]
-                at += column.n_outputs
-                if column.n_outputs:
-                    write_levels(column, part, j, write_levels_into)
+            if isinstance(column, CategoryColumn) and column.n_outputs:
+                end = at + column.n_outputs
+                write_levels(column, part, j, target[:, at:end])
+                at = end

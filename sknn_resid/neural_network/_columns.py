@@ -52,8 +52,9 @@ class NumericColumn:
         Whether values were missing in fit; then an indicator is among the outputs.
     median : float
     scale : float
-        Interquartile range; half of the whole range where that is zero; zero for a constant, which
-        gives no output of its own.
+        Interquartile range; where that is zero, the median distance of the values that are not the
+        median from it, at most half of the whole range; zero for a constant, which gives no output
+        of its own.
     edges : tuple of float, or None
         Of the bins of the piecewise-linear embedding, ascending, at least three; None without one.
     kind : "numeric"
@@ -265,15 +266,19 @@ def fit_numbers(
     ordered = sample(values, weights)
     low, first, median, third, high = (float(q) for q in ordered.quantiles(4))
     # Differences of halves: those of the values themselves may overflow.
-    half = 0.5 * third - 0.5 * first or 0.5 * (0.5 * high - 0.5 * low)
+    half = 0.5 * third - 0.5 * first
+    if half == 0 and low < high:
+        other = values != median
+        distance = abs(0.5 * values[other] - 0.5 * median)
+        typical = sample(distance, None if weights is None else weights[other]).quantiles(2)[1]
+        half = min(float(typical), 0.5 * (0.5 * high - 0.5 * low))
     scale = min(2.0 * half, float(np.finfo(np.float64).max))
-    edges = None if n_bins is None else _edges(ordered.distinct(), ordered.quantiles(n_bins))
+    edges = None if n_bins is None else _edges(ordered.bin_edges(n_bins))
     return NumericColumn(name, missing, median, scale, edges)
 
 
-def _edges(distinct: np.ndarray, quantiles: np.ndarray) -> tuple[float, ...] | None:
-    """Edges of bins: the quantiles, or all distinct values where these are no more."""
-    edges = distinct if len(distinct) <= len(quantiles) else np.unique(quantiles)
+def _edges(edges: np.ndarray) -> tuple[float, ...] | None:
+    """The edges of an embedding; None for too few."""
     # A bin needs a width, also between the smallest numbers there are.
     wide = np.append(np.diff(0.5 * edges) > 0, True)
     edges = edges[wide]

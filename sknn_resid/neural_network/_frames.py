@@ -13,7 +13,8 @@ from pandas.api import types as pandas_types
 from scipy import sparse
 
 from sknn_resid._sklearn_compat import validate_data
-from sknn_resid.neural_network._objects import FEW_ROWS, floats
+from sknn_resid.neural_network._arrays import as_numpy
+from sknn_resid.neural_network._objects import FEW_ROWS, floats, refuse_dates
 
 Rows = slice | np.ndarray
 
@@ -129,6 +130,8 @@ class FrameTable(Table):
             if isinstance(dtype, pd.SparseDtype):
                 return np.asarray(column.array, dtype=np.float64)
             return column.to_numpy(dtype=np.float64, na_value=np.nan)
+        if column_type(dtype) == "date":
+            refuse_dates(self.label(j), dtype)
         return floats(column.to_numpy(dtype=object), self.label(j))
 
 
@@ -153,6 +156,8 @@ class ArrayTable(Table):
             whole = len(columns) == self.shape[1]
             some = self.source if whole else self.source[:, columns]
             return some.astype(np.float64, copy=False)
+        if self.source.dtype.kind in "mM":  # as objects, some of them are plain integers
+            refuse_dates(self.label(columns[0]), self.source.dtype)
         result = np.empty((self.shape[0], len(columns)))
         for at, j in enumerate(columns):
             result[:, at] = floats(self.source[:, j].astype(object), self.label(j))
@@ -337,5 +342,8 @@ def _as_array(X: Any) -> Any:
         # numpy turns numbers beside text into text; as objects they stay what they are.
         return np.array(X, dtype=object) if array.dtype.kind in "US" else array
     if isinstance(X, np.ma.MaskedArray):
-        return np.where(np.ma.getmaskarray(X), np.nan if X.dtype.kind in "fiub" else None, X.data)
-    return X
+        missing: Any = np.nan if X.dtype.kind in "fiub" else None
+        return np.where(np.ma.getmaskarray(X), missing, X.data)
+    if isinstance(X, np.ndarray) or not hasattr(X, "__dlpack__"):
+        return X
+    return as_numpy(X)  # a tensor, which scikit-learn's dispatch would leave where it is

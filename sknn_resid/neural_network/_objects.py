@@ -110,7 +110,8 @@ def floats(values: np.ndarray, label: str) -> np.ndarray:
         return values.astype(np.float64)
     result = np.full(len(values), np.nan)
     present = ~pd.isna(values)
-    for value in values[present]:
+    doubtful = infer_dtype(values, skipna=True) not in _NUMBERS
+    for value in values[present] if doubtful else ():
         if isinstance(value, str | bytes):
             raise ValueError(
                 f"{label} holds numbers, and the text {value!r} is none. Convert the column with "

@@ -90,5 +90,7 @@ def _packed(column: Column) -> dict[str, Any]:
 def _unpacked(fields: dict[str, Any]) -> Column:
     if fields["kind"] == "empty":
         return EmptyColumn(**fields)
-    tuples = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    tuples: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()
+    }
     return NumericColumn(**tuples) if fields["kind"] == "numeric" else CategoryColumn(**tuples)

@@ -52,8 +52,10 @@ default="from_dtype"
         Beside the scaled value, add the piecewise-linear embedding of columns of numbers with at
         least 3 distinct values.
     n_bins : int, default=16
-        Bins of the embedding, between weighted quantiles; a column with at most ``n_bins + 1``
-        distinct values has these as edges.
+        Bins of the embedding at most, between weighted quantiles; a column with at most
+        ``n_bins + 1`` distinct values has these as edges. A value that holds more than the share
+        of one bin takes one edge, and the bins between the other values become narrower, if these
+        are enough to fill them.
     min_frequency : int or float, default=3
         In a column of more than 10 levels, the weight of rows (an int) or the share of all weight
         (a float below 1) that a level needs for an output of its own. Where weights are below one
@@ -87,8 +89,10 @@ default="from_dtype"
     Notes
     -----
     Numbers: z = (x - median) / IQR, then z / sqrt(1 + (z/3)^2), which is near z around the median
-    and never beyond 3. An IQR of zero is replaced by half of the whole range; a constant gives no
-    output. A missing value gives 0, and an indicator column if fit met missing values.
+    and never beyond 3. Where the IQR is zero, as with counts that are mostly zero, the median
+    distance from the median of all other values takes its place, at most half of the whole range;
+    a constant gives no output. A missing value gives 0, and an indicator column if fit met missing
+    values.
 
     Categories: one 0/1 output a level; exactly two levels without missing values share one output,
     -1 and +1. Missing, rare and unknown values are 0 in all of them.
@@ -104,8 +108,8 @@ default="from_dtype"
     >>> encoder = TableEncoder().set_output(transform="pandas")
     >>> encoder.fit_transform(X).round(2)
         age  missingindicator_age  pet_cat  pet_dog
-    0 -0.95                   0.0      1.0      0.0
-    1  0.95                   0.0      0.0      1.0
+    0 -0.49                   0.0      1.0      0.0
+    1  0.49                   0.0      0.0      1.0
     2  0.00                   1.0      1.0      0.0
     3  0.00                   0.0      0.0      0.0
     """
@@ -257,7 +261,7 @@ default="from_dtype"
     def _output_dtype(self, table: Table, kinds: list[str]) -> np.dtype:
         if self.dtype is not None:
             return np.dtype(self.dtype)
-        floats = [numpy_float(table.dtype(j)) for j, kind in enumerate(kinds) if kind == "number"]
+        floats = {numpy_float(table.dtype(j)) for j, kind in enumerate(kinds) if kind == "number"}
         single = bool(floats) and np.result_type(*floats) == np.float32
         return np.dtype(np.float32 if single else np.float64)
 

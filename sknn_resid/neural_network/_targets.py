@@ -20,6 +20,7 @@ from sklearn.utils.multiclass import (
 )
 
 from sknn_resid._sklearn_compat import check_partial_fit_first_call
+from sknn_resid.engine.fitted import FEW_NUMBERS
 from sknn_resid.engine.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from sknn_resid.neural_network._arrays import as_numpy
 
@@ -94,7 +95,7 @@ class LabelCodec:
         codes = np.empty(n_rows if single else (n_rows, n_columns[self.kind]), dtype=np.intp)
         for rows, z_KB in chunks:
             if self.kind == "multiclass":
-                codes[rows] = z_KB.cpu().numpy().argmax(0)
+                codes[rows] = _first_maximum(z_KB)
             else:
                 codes[rows] = self.codes_from_logits(z_KB.cpu().numpy().T)
         return codes
@@ -138,6 +139,17 @@ class LabelCodec:
         if self.kind == "multilabel":
             return binarizer.fit(np.eye(max(2, len(self.classes)), len(self.classes), dtype=int))
         return binarizer.fit(self.classes)
+
+
+def _first_maximum(z_KB: torch.Tensor) -> np.ndarray:
+    """Row of the largest entry in each column, the first of equals.
+
+    For many columns torch's ``max`` takes a tenth of the time of either library's ``argmax``, which
+    walk along the leading axis; for a few columns numpy is there sooner.
+    """
+    if z_KB.numel() < FEW_NUMBERS:
+        return z_KB.cpu().numpy().argmax(0)
+    return z_KB.max(0).indices.cpu().numpy()
 
 
 def fit_codec(y: np.ndarray, classes: Any = None) -> LabelCodec:

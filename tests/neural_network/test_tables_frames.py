@@ -5,12 +5,15 @@ import subprocess
 import sys
 import tracemalloc
 
+import array_api_strict
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from scipy import sparse
+from sklearn import config_context
 
 from sknn_resid.neural_network import TableEncoder, _blocks
 
@@ -210,7 +213,7 @@ def test_polars_is_read_without_pyarrow():
     assert done.stdout.strip() == str(expected.tolist())
 
 
-# -- arrays, lists, sparse matrices ---------------------------------------------------------------
+# -- arrays, lists, sparse matrices ----------
 
 
 def test_lists_arrays_and_frames_agree():
@@ -222,6 +225,21 @@ def test_lists_arrays_and_frames_agree():
         np.testing.assert_array_equal(TableEncoder(**PARAMS).fit(same).transform(same), Z)
     frame = pd.DataFrame(X)
     np.testing.assert_array_equal(TableEncoder(**PARAMS).fit(frame).transform(frame), Z)
+
+
+@pytest.mark.parametrize("dispatch", [False, True])
+@pytest.mark.parametrize("library", [torch, array_api_strict])
+def test_tensors_are_arrays(library, dispatch):
+    X = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    w = np.arange(30.0) % 3
+    Z = TableEncoder(**PARAMS).fit(X, sample_weight=w).transform(X)
+    with config_context(array_api_dispatch=dispatch):
+        tensor = library.asarray(X)
+        encoder = TableEncoder(**PARAMS).fit(tensor, sample_weight=library.asarray(w))
+        found = encoder.transform(tensor)
+    assert isinstance(found, np.ndarray)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, Z)
 
 
 def test_read_only_input_is_left_alone():
@@ -293,7 +311,7 @@ def test_chunks_of_rows_change_nothing(monkeypatch, n):
     np.testing.assert_array_equal(encoder.transform(X), whole)
 
 
-# -- dtypes ---------------------------------------------------------------------------------------
+# -- dtypes ----------
 
 
 @pytest.mark.parametrize(
@@ -333,7 +351,7 @@ def test_float32_is_rounded_once():
     np.testing.assert_array_equal(Z, exact.astype(np.float32))
 
 
-# -- names of columns -------------------------------------------------------------------------------
+# -- names of columns ----------
 
 
 def test_names_that_repeat_are_refused():

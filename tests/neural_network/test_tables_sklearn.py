@@ -146,7 +146,7 @@ def test_a_fitted_encoder_can_be_fitted_again():
     assert vars(clone(encoder)) == encoder.get_params()
 
 
-# -- plain data for files ---------------------------------------------------------------------------
+# -- plain data for files ----------
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_levels_that_are_objects_have_no_plain_state():
         encoder_state(encoder)
 
 
-# -- real tables ------------------------------------------------------------------------------------
+# -- real tables ----------
 
 
 def real_tables():
