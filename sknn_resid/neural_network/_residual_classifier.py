@@ -17,7 +17,13 @@ from sknn_resid.neural_network._residual_base import BaseResidual
 from sknn_resid.neural_network._residual_prediction import EnsemblePredictor
 from sknn_resid.neural_network._residual_task import Task
 from sknn_resid.neural_network._target_frequencies import log_odds
-from sknn_resid.neural_network._targets import LabelCodec, encode_validation, fit_codec, log_of
+from sknn_resid.neural_network._targets import (
+    LabelCodec,
+    encode_validation,
+    fit_codec,
+    flat_targets,
+    log_of,
+)
 
 
 class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
@@ -421,14 +427,11 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         return fit_codec(column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y)
 
     def _encode_targets(self, codec, y, name):
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
+        y = flat_targets(y)
         return codec.encode(y) if name == "y" else encode_validation(codec, y)
 
     def _class_weights(self, codec, y, weight):
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        return class_weights(self, codec, y, weight, incremental=False)
+        return class_weights(self, codec, flat_targets(y), weight, incremental=False)
 
     def _loss(self, codec) -> Loss:
         return codec.loss
