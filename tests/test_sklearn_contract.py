@@ -14,6 +14,7 @@ from unittest import SkipTest
 
 import pytest
 import torch
+from sklearn.base import ClassifierMixin, RegressorMixin, TransformerMixin
 from sklearn.metrics import accuracy_score, make_scorer
 from sklearn.utils.estimator_checks import (
     check_get_feature_names_out_error,
@@ -27,7 +28,15 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 
-from sknn_resid import OLS, MLPClassifier, MLPRegressor, Ridge, RidgeCV
+from sknn_resid import (
+    OLS,
+    MLPClassifier,
+    MLPRegressor,
+    MLPResidualClassifier,
+    MLPResidualRegressor,
+    Ridge,
+    RidgeCV,
+)
 
 # The checks send ten rows here and there: a validation part under five rows is then replaced by
 # all rows, and says so. That is tested elsewhere.
@@ -100,10 +109,60 @@ LINEAR = [
     RidgeCV(cv=3, scoring="neg_mean_absolute_error", alpha_per_target=True),
     RidgeCV(scoring="r2"),
 ]
+# Each skip, each normalization, each embedding; members from 1 to 8; with rows left out (the tables
+# of the checks have fifteen rows here and there: three folds are the most they allow) and without.
+SMALL = {"width": 16, "n_estimators": 2}
+RESIDUAL_VARIANTS = [
+    {},
+    {
+        **SMALL,
+        "n_estimators": 3,
+        "skip": "none",
+        "normalization": "layer",
+        "validation_fraction": 0.34,
+    },
+    {
+        **SMALL,
+        "n_estimators": 1,
+        "skip": "gated",
+        "normalization": None,
+        "numeric_embedding": None,
+        "n_blocks": 2,
+        "early_stopping": False,
+    },
+    {
+        **SMALL,
+        "skip": "rezero",
+        "normalization": None,
+        "numeric_embedding": "periodic",
+        "solver": "adamw",
+        "learning_rate_init": 0.02,
+    },
+    {
+        **SMALL,
+        "preactivation": True,
+        "tie_blocks": True,
+        "n_blocks": 2,
+        "solver": "sgd",
+        "learning_rate": "cosine",
+        "learning_rate_init": 0.05,
+    },
+]
+RESIDUAL_CLASSIFIER_VARIANTS = [{**SMALL, "class_weight": "balanced", "drop_path": 0.1}]
+RESIDUAL_REGRESSOR_VARIANTS = [
+    {**SMALL, "loss": "poisson"},
+    {**SMALL, "loss": "quantile", "quantile": 0.6},
+    {**SMALL, "loss": FourthPower()},
+]
 ESTIMATORS = [
     *LINEAR,
     *(MLPClassifier(**params) for params in BOTH_VARIANTS + CLASSIFIER_VARIANTS),
     *(MLPRegressor(**params) for params in BOTH_VARIANTS + REGRESSOR_VARIANTS),
+    *(
+        MLPResidualClassifier(**params)
+        for params in RESIDUAL_VARIANTS + RESIDUAL_CLASSIFIER_VARIANTS
+    ),
+    *(MLPResidualRegressor(**params) for params in RESIDUAL_VARIANTS + RESIDUAL_REGRESSOR_VARIANTS),
 ]
 
 
@@ -208,7 +267,10 @@ FURTHER_CHECKS = [
 # Some of them fit a frame and transform an array or the reverse: every estimator warns of that.
 @pytest.mark.filterwarnings("ignore:X .*feature names:UserWarning")
 @pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("estimator_class", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize(
+    "estimator_class",
+    [MLPClassifier, MLPRegressor, MLPResidualClassifier, MLPResidualRegressor],
+)
 def test_further_check(estimator_class, check):
     check(estimator_class.__name__, estimator_class(max_iter=5))
 
@@ -248,3 +310,24 @@ def test_the_interesting_checks_are_asked_for(estimator):
     if isinstance(estimator, MLPClassifier):
         assert "check_classifiers_multilabel_output_format_predict_proba" in names
         assert "check_class_weight_classifiers" in names
+
+
+@pytest.mark.parametrize("estimator_class", [MLPResidualClassifier, MLPResidualRegressor])
+def test_tags_and_checks_of_the_residual_estimators(estimator_class):
+    estimator = estimator_class()
+    tags = estimator.__sklearn_tags__().input_tags
+    assert tags.allow_nan
+    assert tags.sparse
+    assert not tags.string
+    assert not tags.categorical
+    assert estimator_class.__mro__.index(TransformerMixin) < estimator_class.__mro__.index(
+        ClassifierMixin if estimator_class is MLPResidualClassifier else RegressorMixin
+    )
+    names = [name_and_keywords(check)[0] for _, check in estimator_checks_generator(estimator)]
+    assert {
+        "check_sample_weight_equivalence_on_dense_data",
+        "check_sample_weight_equivalence_on_sparse_data",
+        "check_all_zero_sample_weights_error",
+        "check_transformer_general",
+        "check_transformer_preserve_dtypes",
+    } <= set(names)

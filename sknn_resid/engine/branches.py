@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sknn_resid.engine.kernels import Op, add_row, matmul, sum_rows
 from sknn_resid.engine.memory import Memory, Sink
-from sknn_resid.engine.norms import BatchNorm, LayerNorm, Norm
+from sknn_resid.engine.norms import BatchNorm, LayerNorm, Norm, Place
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec, Skip
 
 
@@ -83,10 +83,10 @@ class Bound:
 
     def norm(self, key: str, width: int, gamma: Tensor, beta: Tensor) -> Norm:
         """The normalization at a place of the network."""
-        common = (self.memory, key, self.n, width, gamma, beta, self.epsilon_M11)
+        place = Place(self.memory, key, self.n, width, gamma, beta, self.epsilon_M11)
         if self.spec.normalization is Normalization.LAYER:
-            return LayerNorm(*common)
-        return BatchNorm(*common, self.r_M1B)
+            return LayerNorm(place)
+        return BatchNorm(place, self.r_M1B)
 
     def product(self, p: Tensor, W: str, b: str, out: Tensor) -> list[Op]:
         """Bind ``out = p W + b``."""

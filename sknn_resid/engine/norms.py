@@ -21,6 +21,7 @@ place. Differences are taken before squares, so nothing cancels where a mean is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -30,14 +31,15 @@ from sknn_resid.engine.kernels import Op, matmul, sum_rows
 from sknn_resid.engine.memory import Memory, Sink
 
 
-class Norm(ABC):
-    """One normalization of a stack, bound to its memory for batches of ``n`` rows.
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One place of a network where a normalization stands, for batches of ``n`` rows.
 
-    Parameters
+    Attributes
     ----------
     memory : Memory
     key : str
-        Name of this place in the network; it keeps memory of its own.
+        Its name; a place keeps memory of its own.
     n, width : int
         Rows and units.
     gamma_MH, beta_MH : Tensor
@@ -45,22 +47,32 @@ class Norm(ABC):
         Added to variances (1 where a batch weighs nothing, so that nothing overflows there).
     """
 
-    def __init__(
-        self,
-        memory: Memory,
-        key: str,
-        n: int,
-        width: int,
-        gamma_MH: Tensor,
-        beta_MH: Tensor,
-        epsilon_M11: Tensor,
-    ) -> None:
-        dtype = gamma_MH.dtype
-        self.n_models = len(gamma_MH)
-        self._gamma_M1H, self._beta_M1H = gamma_MH.unsqueeze(1), beta_MH.unsqueeze(1)
-        self._epsilon_M11 = epsilon_M11
-        self._kept = memory.rows(f"{key}.kept", n, width, dtype)
-        self._scratch = memory.rows(f"norm.{width}", n, width, dtype)
+    memory: Memory
+    key: str
+    n: int
+    width: int
+    gamma_MH: Tensor
+    beta_MH: Tensor
+    epsilon_M11: Tensor
+
+    def rows(self, name: str, width: int) -> Tensor:
+        """Buffer (M, n, width)."""
+        return self.memory.rows(name, self.n, width, self.gamma_MH.dtype)
+
+    def fixed(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Buffer of this shape, whatever the length of the batch."""
+        return self.memory.fixed(name, shape, self.gamma_MH.dtype)
+
+
+class Norm(ABC):
+    """One normalization of a stack, bound to the memory of its place."""
+
+    def __init__(self, place: Place) -> None:
+        self.n_models = len(place.gamma_MH)
+        self._gamma_M1H, self._beta_M1H = place.gamma_MH.unsqueeze(1), place.beta_MH.unsqueeze(1)
+        self._epsilon_M11 = place.epsilon_M11
+        self._kept = place.rows(f"{place.key}.kept", place.width)
+        self._scratch = place.rows(f"norm.{place.width}", place.width)
 
     @abstractmethod
     def forward(self, x: Tensor, y: Tensor) -> list[Op]:
@@ -79,24 +91,14 @@ class Norm(ABC):
 class BatchNorm(Norm):
     """Over the rows of a batch, each counted by its weight ``r_M1B``."""
 
-    def __init__(
-        self,
-        memory: Memory,
-        key: str,
-        n: int,
-        width: int,
-        gamma_MH: Tensor,
-        beta_MH: Tensor,
-        epsilon_M11: Tensor,
-        r_M1B: Tensor,
-    ) -> None:
-        super().__init__(memory, key, n, width, gamma_MH, beta_MH, epsilon_M11)
+    def __init__(self, place: Place, r_M1B: Tensor) -> None:
+        super().__init__(place)
         self._r_M1B, self._r_MB1 = r_M1B, r_M1B.mT
-        shape, dtype = (self.n_models, 1, width), gamma_MH.dtype
-        self._inverse = memory.fixed(f"{key}.inverse", shape, dtype)
-        self._slope = memory.fixed(f"{key}.slope", shape, dtype)
-        self._line = memory.fixed(f"norm.line.{width}", shape, dtype)
-        self._line2 = memory.fixed(f"norm.line2.{width}", shape, dtype)
+        shape = (self.n_models, 1, place.width)
+        self._inverse = place.fixed(f"{place.key}.inverse", shape)
+        self._slope = place.fixed(f"{place.key}.slope", shape)
+        self._line = place.fixed(f"norm.line.{place.width}", shape)
+        self._line2 = place.fixed(f"norm.line2.{place.width}", shape)
 
     def forward(self, x: Tensor, y: Tensor) -> list[Op]:
         kept, inverse, slope = self._kept, self._inverse, self._slope
@@ -139,25 +141,16 @@ class BatchNorm(Norm):
 class LayerNorm(Norm):
     """Over the units of each row."""
 
-    def __init__(
-        self,
-        memory: Memory,
-        key: str,
-        n: int,
-        width: int,
-        gamma_MH: Tensor,
-        beta_MH: Tensor,
-        epsilon_M11: Tensor,
-    ) -> None:
-        super().__init__(memory, key, n, width, gamma_MH, beta_MH, epsilon_M11)
-        dtype = gamma_MH.dtype
-        self._inverse = memory.rows(f"{key}.inverse", n, 1, dtype)
-        self._column = memory.rows("norm.column", n, 1, dtype)
-        self._column2 = memory.rows("norm.column2", n, 1, dtype)
-        self._share = memory.fixed(f"norm.share.{width}", (self.n_models, width, 1), dtype)
-        self._share.fill_(1.0 / width)
-        self._gamma_share = memory.fixed(f"{key}.share", (self.n_models, width, 1), dtype)
-        self._width = width
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._inverse = place.rows(f"{place.key}.inverse", 1)
+        self._column = place.rows("norm.column", 1)
+        self._column2 = place.rows("norm.column2", 1)
+        shape = (self.n_models, place.width, 1)
+        self._share = place.fixed(f"norm.share.{place.width}", shape)
+        self._share.fill_(1.0 / place.width)
+        self._gamma_share = place.fixed(f"{place.key}.share", shape)
+        self._width = place.width
 
     def forward(self, x: Tensor, y: Tensor) -> list[Op]:
         kept, inverse, column = self._kept, self._inverse, self._column

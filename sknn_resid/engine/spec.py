@@ -137,7 +137,8 @@ class TrainSpec:
         Fraction of all planned steps over which weights are averaged exponentially; 0 does not.
         Where it is not 0, the averages are judged, kept and returned.
     judge_every : int
-        Epochs between two looks at the validation part; the last epoch always has one.
+        Epochs between two looks at the validation part; the last epoch always has one. Where the
+        part is watched, ``patience`` counts looks.
     """
 
     optimizer: OptimizerSpec

@@ -102,6 +102,7 @@ def adopt(
     """
     if result.reason is StopReason.DIVERGED and not result.has_finite_epoch:
         raise ValueError(_NON_FINITE)
+    assert isinstance(job.network, NetworkSpec)
     dtype = np.float32 if est.dtype_ != "float64" else np.float64
     sizes = job.network.layer_sizes
     est.coefs_, est.intercepts_ = Layout(sizes).unpack(result.params.astype(dtype, copy=False))

@@ -163,7 +163,7 @@ def train_ensemble(
         after_epoch=None if after_epoch is None else tell,
     )
     seeds = rng.randint(SEED_LIMIT, size=n_members)
-    for m, group in enumerate(group_of):
+    for m, group in enumerate(group_of.tolist()):
         fold, seed = m // n_groups, int(seeds[m])
         jobs.append(_job(recipe, judging, input_scales[group], fold, seed, committee, m))
     results = run_jobs(jobs)
@@ -330,13 +330,13 @@ class _Votes:
         """Outputs (G, n, K) of each group for the rows all groups can be asked about."""
         given, recipe = self._judging.given, self._recipe
         if given is not None:
-            outputs = [self._group_outputs(g, given.X) for g in groups]
-            return np.stack(outputs), given.y, given.weight
+            X = np.asarray(given.X)
+            return np.stack([self._group_outputs(g, X) for g in groups]), given.y, given.weight
         n, n_outputs = len(recipe.y), recipe.spec.n_outputs
         total = np.zeros((len(groups), n, n_outputs))
         count = np.zeros((len(groups), n))
         for at, group in enumerate(groups):
-            for m in np.flatnonzero((self._group_of == group) & self._sound):
+            for m in np.flatnonzero((self._group_of == group) & self._sound).tolist():
                 job = self._jobs[m]
                 assert job.data.rows is not None
                 out = np.setdiff1d(np.arange(n), job.data.rows, assume_unique=True)

@@ -16,7 +16,7 @@ from sknn_resid.neural_network._residual_task import Task
 
 def adopt(est: Any, task: Task, trained: Trained) -> None:
     """Set the fitted attributes that both estimators have."""
-    for name, value in task.attributes(est).items():
+    for name, value in task.attributes().items():
         setattr(est, name, value)
     ensemble = trained.ensemble
     est._ensemble = ensemble

@@ -226,7 +226,7 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
                 print_report(report)
 
             def attributes() -> dict[str, Any]:
-                return task.attributes(self) | {
+                return task.attributes() | {
                     "_ensemble": ensemble(),
                     "n_iter_": report.epoch,
                 }

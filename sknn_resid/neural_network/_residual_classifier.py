@@ -17,7 +17,7 @@ from sknn_resid.neural_network._residual_base import BaseResidual
 from sknn_resid.neural_network._residual_prediction import EnsemblePredictor
 from sknn_resid.neural_network._residual_task import Task
 from sknn_resid.neural_network._target_frequencies import log_odds
-from sknn_resid.neural_network._targets import LabelCodec, encode_validation, fit_codec, log_of
+from sknn_resid.neural_network._targets import encode_validation, fit_codec, flat_targets, log_of
 
 
 class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
@@ -190,11 +190,9 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
 
     References
     ----------
-    He, Zhang, Ren and Sun (2016), Identity mappings in deep residual networks. Gorishniy, Rubachev,
-    Khrulkov and Babenko (2021), Revisiting deep learning models for tabular data (the block).
-    Gorishniy, Rubachev and Babenko (2022), On embeddings for numerical features in tabular deep
-    learning. Jordan et al. (2024), Muon. Holzmueller, Grinsztajn and Steinwart (2024), Better by
-    default (robust scaling with smooth clipping).
+    He et al. (2016), Identity mappings in deep residual networks. Gorishniy et al. (2021),
+    Revisiting deep learning models for tabular data (the block); (2022), On embeddings for
+    numerical features. Jordan et al. (2024), Muon. Holzmueller et al. (2024), Better by default.
 
     Examples
     --------
@@ -417,18 +415,15 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
 
     # -- what BaseResidual asks for ----------------------------------------------------------
 
-    def _fit_codec(self, y, weight) -> LabelCodec:
+    def _fit_codec(self, y, weight):
         return fit_codec(column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y)
 
     def _encode_targets(self, codec, y, name):
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
+        y = flat_targets(y)
         return codec.encode(y) if name == "y" else encode_validation(codec, y)
 
     def _class_weights(self, codec, y, weight):
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = y[:, 0]
-        return class_weights(self, codec, y, weight, incremental=False)
+        return class_weights(self, codec, flat_targets(y), weight, incremental=False)
 
     def _loss(self, codec) -> Loss:
         return codec.loss

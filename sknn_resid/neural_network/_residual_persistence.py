@@ -153,8 +153,8 @@ def _unpack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
         est._codec = unpack_codec(meta, arrays)
         est.classes_, est.temperature_ = est._codec.classes, est._ensemble.temperature
     else:
-        names = ("shift", "scale", "low", "high")
-        est._codec = TargetScale(*(arrays.get(f"target_{name}") for name in names))
+        low, high = arrays.get("target_low"), arrays.get("target_high")
+        est._codec = TargetScale(arrays["target_shift"], arrays["target_scale"], low, high)
 
 
 def _scale_arrays(scale: TargetScale) -> dict[str, np.ndarray]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import _num_samples as num_samples
 from sklearn.utils.validation import check_is_fitted
 
 from sknn_resid._device import resolve_device
@@ -39,10 +39,13 @@ class EnsemblePredictor(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Encoded rows, a piece at a time."""
         check_is_fitted(self, "encoder_")
         dtype = self._ensemble.members.params.dtype
-        if not hasattr(X, "shape") or X.shape[0] <= ROWS_AT_ONCE:
+        table = hasattr(X, "shape") and getattr(X, "ndim", 2) == 2
+        n = int(X.shape[0]) if table else 0
+        if n <= ROWS_AT_ONCE:
             yield validated_rows(self, self.encoder_, X, dtype)
             return
-        n = num_samples(X)
+        if scipy.sparse.issparse(X):
+            X = X.tocsr()  # other formats cannot be cut into rows
         for first in range(0, n, ROWS_AT_ONCE):
             rows = np.arange(first, min(first + ROWS_AT_ONCE, n))
             yield validated_rows(self, self.encoder_, safe_indexing(X, rows), dtype)

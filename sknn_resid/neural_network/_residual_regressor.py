@@ -191,11 +191,9 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
 
     References
     ----------
-    He, Zhang, Ren and Sun (2016), Identity mappings in deep residual networks. Gorishniy, Rubachev,
-    Khrulkov and Babenko (2021), Revisiting deep learning models for tabular data (the block).
-    Gorishniy, Rubachev and Babenko (2022), On embeddings for numerical features in tabular deep
-    learning. Jordan et al. (2024), Muon. Holzmueller, Grinsztajn and Steinwart (2024), Better by
-    default (robust scaling with smooth clipping).
+    He et al. (2016), Identity mappings in deep residual networks. Gorishniy et al. (2021),
+    Revisiting deep learning models for tabular data (the block); (2022), On embeddings for
+    numerical features. Jordan et al. (2024), Muon. Holzmueller et al. (2024), Better by default.
 
     Examples
     --------

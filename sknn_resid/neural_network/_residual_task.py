@@ -44,7 +44,7 @@ class Task:
     distinct: np.ndarray
     n_distinct: int
 
-    def attributes(self, est: Any) -> dict[str, Any]:
+    def attributes(self) -> dict[str, Any]:
         """Fitted attributes that do not depend on training."""
         own, products = self.dtypes
         name = "bfloat16" if products == torch.bfloat16 else str(own).removeprefix("torch.")

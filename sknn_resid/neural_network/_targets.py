@@ -251,6 +251,11 @@ def encode_validation(codec: LabelCodec, y: np.ndarray) -> np.ndarray:
     return codec.encode(y)
 
 
+def flat_targets(y: np.ndarray) -> np.ndarray:
+    """Targets (n, 1) as (n,), silently: for where the warning has been given."""
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+
 def real_targets(y: np.ndarray, name: str, *, positive: bool) -> np.ndarray:
     """Real targets as float64 of shape (n, K).
 

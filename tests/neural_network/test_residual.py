@@ -274,6 +274,9 @@ def test_many_rows_are_predicted_in_pieces(monkeypatch):
     whole = model.predict_proba(X)
     monkeypatch.setattr(_residual_prediction, "ROWS_AT_ONCE", 7)
     assert_allclose(model.predict_proba(X), whole, rtol=1e-12)
+    model, rows, _ = fitted("regression", dtype=None)
+    whole = model.predict(rows)
+    assert_allclose(model.predict(scipy.sparse.coo_array(rows)), whole, rtol=1e-12)
 
 
 # -- held-out rows --------------------------------------------------------------------------------
