@@ -113,6 +113,7 @@ FLOORS = {
     "linear_model._summary": 40,
     "linear_model._rows": 50,
     "linear_model._fitted": 50,
+    "linear_model._accelerator": 51,
     "linear_model._training": 52,
     "linear_model._checks": 53,
     "linear_model._statistics": 53,
@@ -148,7 +149,9 @@ FLOORS = {
     "linear_model._refine": 44,
     "linear_model._filters": 44,
     "linear_model._loo": 45,
-    "linear_model._least_squares": 46,
+    "linear_model._problem": 45,
+    "linear_model._covariances": 46,
+    "linear_model._least_squares": 47,
     # 70: the public names
     "neural_network": 70,
     "linear_model": 70,

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 
 from sknn_resid._sklearn_compat import StrOptions
-from sknn_resid.linear_model._checks import check_device, check_rows, feature_names
+from sknn_resid.linear_model._checks import check_rows, feature_names
 from sknn_resid.linear_model._incremental import RowsSoFar, continued, extend
 from sknn_resid.linear_model._rows import COVARIANCES
 from sknn_resid.linear_model._statistics import InferenceMixin
@@ -34,7 +34,7 @@ class LeastSquaresBase(
     _so_far: RowsSoFar | None
     _repetitions: bool
 
-    def _adopt(self, outcome: Outcome, rows: TrainingRows | RowsSoFar) -> None:
+    def _adopt(self, outcome: Outcome, rows: TrainingRows | RowsSoFar, device: str = "cpu") -> None:
         """Set the fitted attributes."""
         fitted = outcome.fitted
         factor = fitted.factor
@@ -49,7 +49,7 @@ class LeastSquaresBase(
             self._so_far = None
         else:
             self._so_far = rows
-        self.device_ = check_device(self.device)
+        self.device_ = device
         self.rank_gap_ = float(factor.rank_gap)
         coef, intercept = outcome.solution.coef, outcome.solution.intercept
         self.coef_ = coef[0] if single_target else coef

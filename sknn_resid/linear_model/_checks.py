@@ -145,25 +145,6 @@ def check_penalty_weights(weights: Any, n_features: int) -> np.ndarray | None:
     return None if (found == 1).all() else found
 
 
-def check_device(device: str) -> str:
-    """Where to compute.
-
-    Raises
-    ------
-    ValueError
-        If the device cannot compute in float64, or is not known.
-    """
-    kind = device.partition(":")[0]
-    if kind == "mps":
-        raise ValueError(
-            f"device: {device!r} has no float64, which least squares needs: in float32 the "
-            "condition number of the data takes all digits. Use device='cpu'."
-        )
-    if kind not in ("auto", "cpu"):
-        raise ValueError(f"device: must be 'auto' or 'cpu', got {device!r}.")
-    return "cpu"
-
-
 def feature_names(estimator: Any) -> list[str]:
     """Names of the features: those of the frame that was fitted, else x0, x1, ..."""
     names = getattr(estimator, "feature_names_in_", None)

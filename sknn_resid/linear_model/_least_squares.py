@@ -13,58 +13,38 @@ Shapes: X (n_samples, n_features), Y (n_samples, n_targets), both float64, finit
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 from . import _filters
-from ._decompose import EXACT_BITS, Decomposition, from_sums, normal_equations
-from ._factor import Factor
+from ._covariances import Covariance, covariance, standard_variances, variance_difference
+from ._decompose import EXACT_BITS, from_sums, normal_equations
 from ._gram import Gram, choose_shift, gram, merge
-from ._refine import GOAL, Refiner
+from ._problem import Problem
+from ._refine import GOAL
 from ._wide import factorise_wide
-from ._words import add, dot, matmul, multiply, two_prod
+from ._words import add, dot, matmul
+
+__all__ = [
+    "Covariance",
+    "Problem",
+    "Solution",
+    "Stream",
+    "covariance",
+    "prepare",
+    "prepare_stream",
+    "residuals",
+    "solve",
+    "standard_variances",
+    "stream",
+    "variance_difference",
+]
 
 # Columns up to which "auto" refines: the matrices of words stay small. Fewer where the rows are
 # fewer than the columns: products of rows are smaller then, but serve plain float64 only.
 WIDEST, WIDEST_SHORT = 2048, 256
 SMALLEST_WIDE = 64  # columns from which products of rows are worth it
-FIRST = 2.0**-20  # least entries of the first of two solutions in turn
 STREAM_SLICES = 4  # correctly rounded up to condition numbers near 1e7, before any row is known
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A prepared least-squares problem.
-
-    Parameters
-    ----------
-    factor : Factor
-        The factorisation, plain float64.
-    decomposition : Decomposition or None
-        Normal equations in words; None for a wide problem that is not refined.
-    refined : bool
-        Whether :func:`solve`, :func:`covariance` and :func:`variance_difference` refine.
-    rows : tuple of (X, Y, sample_weight), or None
-        The rows, by reference; None for a stream.
-    """
-
-    factor: Factor
-    decomposition: Decomposition | None
-    refined: bool
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
-
-    @property
-    def equations(self) -> Decomposition:
-        """Normal equations of a refined problem."""
-        assert self.decomposition is not None
-        return self.decomposition
-
-    @cached_property
-    def refiner(self) -> Refiner:
-        """Solver of the normal equations."""
-        found = self.equations
-        return Refiner(found.system, found.factor, found.found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,42 +76,6 @@ class Solution:
     coef_words: np.ndarray
     intercept_words: np.ndarray
     reach: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Covariance:
-    """Unscaled covariance (times sigma^2 gives the covariance), or a difference of two.
-
-    Parameters
-    ----------
-    coef : ndarray of shape (n_features, n_features)
-        Symmetric.
-    intercept_variance : float
-        NaN without an intercept.
-    intercept_covariance : ndarray of shape (n_features,)
-        Of the intercept with the coefficients; NaN without an intercept.
-    root : ndarray of shape (1 + n_features, n_directions)
-        ``root @ root.T`` is the covariance of [intercept, coefficients] in plain float64, positive
-        semi-definite by construction; row 0 is NaN without an intercept.
-    refined : bool, default=False
-        Whether the entries were refined to the correctly rounded answer.
-    """
-
-    coef: np.ndarray
-    intercept_variance: float
-    intercept_covariance: np.ndarray
-    root: np.ndarray
-    refined: bool = False
-
-    @property
-    def eigenvalues(self) -> np.ndarray:
-        """Eigenvalues of ``coef`` from the factored form: never negative, descending."""
-        rows = self.root[1:]
-        found = np.zeros(len(rows))
-        if rows.size:
-            d = np.linalg.svd(rows, compute_uv=False)
-            found[: len(d)] = d[: len(found)] ** 2
-        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -299,9 +243,7 @@ def _with_rss(problem: Problem, found: Solution, doubtful: np.ndarray) -> Soluti
     nothing = np.flatnonzero(doubtful & (rss <= 2.0**-90 * factor.tss))
     if len(nothing):
         # A minimum: the smaller value is the better one, and rounded coefficients may be exact.
-        rounded = replace(
-            found, coef_words=found.coef[None], intercept_words=found.intercept[None]
-        )
+        rounded = replace(found, coef_words=found.coef[None], intercept_words=found.intercept[None])
         rss[nothing] = np.minimum(rss[nothing], _row_sums(rounded, problem.rows, nothing, 4))
     return replace(found, rss=rss)
 
@@ -316,152 +258,6 @@ def _row_sums(
     X, Y, w = rows
     errors = _exact_residuals(found, X, Y, targets, slices)
     return np.einsum("ij,ij->j", errors if w is None else w[:, None] * errors, errors)
-
-
-def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
-    """Unscaled covariance ``S^+ X'WX S^+`` of the coefficients, S = X'WX + alpha penalty.
-
-    Parameters
-    ----------
-    problem : Problem
-    alpha : float, default=0.0
-
-    Returns
-    -------
-    Covariance
-    """
-    factor = problem.factor
-    root = factor.basis * _filters.shrinkage(factor, alpha)
-    if not problem.refined:
-        return _from_root(factor, root)
-    refiner = problem.refiner
-    goal, same = _variance_goal(problem, root), np.full(len(refiner.P), float(alpha))
-    if alpha > 0 and np.all(_filters.shrinkage(factor, alpha) >= 0.5):
-        # Close to the covariance at alpha = 0: less a small difference, not a product of two
-        # matrices close to the identity, whose small entries no precision holds.
-        C, first = refiner.solve(refiner.projector(), 0.0 * same, goal)
-        D, second = _difference_words(problem, alpha, C, goal)
-        C = add(C, -D, len(C))
-        return _from_words(problem, C, root, first and second, constant=True)
-    rhs, converged = refiner.projector(), True
-    if alpha > 0:
-        half, converged = refiner.solve(refiner.G, same, min(goal, refiner.first_goal), FIRST)
-        rhs = half.transpose(0, 2, 1)
-    C, again = refiner.solve(rhs, same, goal)
-    C = np.ldexp(C, -2 * refiner.exponent(alpha))
-    return _from_words(problem, C, root, converged and again, constant=True)
-
-
-def standard_variances(
-    problem: Problem, alpha: np.ndarray | float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Diagonals of :func:`covariance` only: what standard errors need.
-
-    Parameters
-    ----------
-    problem : Problem
-    alpha : float or ndarray of shape (n_targets,), default=0.0
-
-    Returns
-    -------
-    coef : ndarray of shape alpha.shape + (n_features,)
-    intercept : ndarray of shape alpha.shape
-    """
-    alpha = np.asarray(alpha, dtype=np.float64)
-    values, where = np.unique(alpha.ravel(), return_inverse=True)
-    found = [covariance(problem, value) for value in values]
-    coef = np.stack([np.diag(c.coef) for c in found])[where].reshape(*alpha.shape, -1)
-    return coef, np.array([c.intercept_variance for c in found])[where].reshape(alpha.shape)
-
-
-def variance_difference(problem: Problem, alpha: float) -> Covariance:
-    """``Delta = Cov(alpha = 0) - Cov(alpha)`` in the factored form, which cannot cancel.
-
-    ``B diag((1 - f)(1 + f)) B'``; for equal penalties ``V diag(alpha (2 + alpha / d^2) /
-    (d^2 + alpha)^2) V'``, times sigma^2.
-
-    Parameters
-    ----------
-    problem : Problem
-    alpha : float
-
-    Returns
-    -------
-    Covariance
-    """
-    factor = problem.factor
-    lost = _filters.complement(factor, alpha) * (1.0 + _filters.shrinkage(factor, alpha))
-    root = factor.basis * np.sqrt(lost)
-    if not problem.refined or alpha == 0:
-        return _from_root(factor, root)
-    refiner = problem.refiner
-    goal = _variance_goal(problem, root)
-    C, converged = refiner.solve(refiner.projector(), np.zeros(len(refiner.P)), goal)
-    D, done = _difference_words(problem, alpha, C, goal)
-    return _from_words(problem, D, root, converged and done, constant=False)
-
-
-def _difference_words(
-    problem: Problem, alpha: float, C: np.ndarray, goal: float
-) -> tuple[np.ndarray, bool]:
-    """``S^+ (2 alpha P + alpha^2 P C P) S^+`` with C the covariance at alpha = 0, in words."""
-    refiner = problem.refiner
-    p = len(refiner.P)
-    same, exponent = np.full(p, float(alpha)), refiner.exponent(alpha)
-    # Both factors 2^-exponent of the solutions belong to the penalties.
-    pen = np.stack(two_prod(refiner.P, np.ldexp(np.float64(alpha), -exponent)))
-    inner = multiply(multiply(C, pen[:, :, None], len(C)), pen[:, None, :], len(C))
-    diagonal = np.arange(p)
-    inner[:, diagonal, diagonal] = add(
-        inner[:, diagonal, diagonal], np.ldexp(pen, 1 - exponent), len(C)
-    )
-    half, first = refiner.solve(inner, same, min(goal, refiner.first_goal), FIRST)
-    D, second = refiner.solve(half.transpose(0, 2, 1), same, goal)
-    return D, first and second
-
-
-def _variance_goal(problem: Problem, root: np.ndarray) -> float:
-    """Error of the covariance's entries that leaves the intercept's variance its digits."""
-    system = problem.equations.system
-    if not system.fit_intercept:
-        return GOAL
-    mean = system.full_mean[0]
-    terms = ((np.abs(mean) @ np.abs(root[1:])) ** 2).sum()
-    total = ((mean @ root[1:]) ** 2).sum() + 1.0 / system.sum_weights[0]
-    return max(GOAL / max(1.0, terms / total), 2.0**-130)
-
-
-def _from_words(
-    problem: Problem, C: np.ndarray, root: np.ndarray, converged: bool, constant: bool
-) -> Covariance:
-    """Covariance from words in the refiner's scaled coordinates."""
-    system, scale = problem.equations.system, problem.refiner.scale
-    C = C / scale / scale[:, None]
-    plain = _from_root(problem.factor, root)
-    coef = C[0]
-    # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
-    coef = np.triu(coef) + np.triu(coef, 1).T
-    done = converged and problem.equations.enough
-    if not system.fit_intercept:
-        nothing = np.full(len(coef), np.nan)
-        return Covariance(coef, np.nan, nothing, plain.root, done)
-    mean, count = system.full_mean, len(system.mean) + 1
-    if len(coef) <= 16:
-        cross = dot(C, mean[:, None, :], count)
-    else:
-        cross = matmul(C, mean[:, :, None], system.slices + 1, count)[:, :, 0]
-    variance = dot(cross, mean, count)
-    if constant:
-        variance = add(variance, system.inverse_weights, count)
-    return Covariance(coef, float(variance[0]), -cross[0], plain.root, done)
-
-
-def _from_root(factor: Factor, root: np.ndarray) -> Covariance:
-    """Covariance from rows of the shifted problem: the intercept moves with the shift."""
-    root = root.copy()
-    root[0] = root[0] - factor.shift @ root[1:] if factor.fit_intercept else np.nan
-    coef = root[1:] @ root[1:].T
-    return Covariance(coef, float(root[0] @ root[0]), root[1:] @ root[0], root)
 
 
 def stream(

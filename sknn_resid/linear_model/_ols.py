@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sknn_resid._sklearn_compat import fit_context
+from sknn_resid.linear_model._accelerator import resolve
 from sknn_resid.linear_model._base import LeastSquaresBase
 from sknn_resid.linear_model._checks import check_rows, feature_names, warn_deficient_rank
 from sknn_resid.linear_model._incremental import fit_so_far
@@ -31,8 +32,10 @@ class OLS(LeastSquaresBase):
         Whether to refine in twice the precision; 'auto' does where the size allows it. False is
         faster and as accurate as a good SVD.
     device : {'auto', 'cpu', 'cuda'}, default='auto'
-        Where to compute. 'auto' takes a CUDA device for large problems if torch is installed.
-        Always in float64, which is why 'mps' is refused.
+        Where the pass over the rows is computed. 'auto' takes CUDA for large problems (more rows
+        than columns, 1e10 multiplications) in programs that have imported torch already; it
+        imports nothing by itself. Always in float64, which is why 'mps' is refused; results do
+        not depend on the device.
     cov_type : {'nonrobust', 'HC0', 'HC1', 'HC2', 'HC3'}, default='nonrobust'
         Covariance that standard errors, tests and intervals are based on: for equal variances of
         the errors, or consistent without that assumption (White 1980; MacKinnon and White 1985).
@@ -157,9 +160,10 @@ class OLS(LeastSquaresBase):
             Fitted.
         """
         rows = check_rows(self, X, y, sample_weight, self.weight_type)
-        problem = prepare_rows(rows, self.fit_intercept, None, self.refine)
+        device = resolve(self.device, *rows.X.shape)
+        problem = prepare_rows(rows, self.fit_intercept, None, self.refine, device)
         outcome = fit_problem(problem, np.zeros(rows.Y.shape[1]), rows, self.cov_type)
-        self._adopt(outcome, rows)
+        self._adopt(outcome, rows, device)
         warn_deficient_rank(problem.factor, feature_names(self))
         return self
 
@@ -187,6 +191,7 @@ class OLS(LeastSquaresBase):
             Fitted to all rows so far.
         """
         so_far = self._checked_rows_so_far(X, y, sample_weight)
+        resolve(self.device, 0, self.n_features_in_)  # refuses what does not exist
         outcome = fit_so_far(so_far, np.zeros(so_far.n_targets), None, self.refine)
         self._adopt(outcome, so_far)
         warn_deficient_rank(outcome.fitted.factor, feature_names(self))

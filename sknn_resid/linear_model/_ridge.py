@@ -6,6 +6,7 @@ from numbers import Real
 from typing import Any, ClassVar
 
 from sknn_resid._sklearn_compat import Interval, StrOptions, fit_context
+from sknn_resid.linear_model._accelerator import resolve
 from sknn_resid.linear_model._base import LeastSquaresBase
 from sknn_resid.linear_model._checks import (
     check_alpha,
@@ -48,8 +49,10 @@ class Ridge(PenalisedMixin, LeastSquaresBase):
     refine : bool or 'auto', default='auto'
         Whether to refine in twice the precision; 'auto' does where the size allows it.
     device : {'auto', 'cpu', 'cuda'}, default='auto'
-        Where to compute. 'auto' takes a CUDA device for large problems if torch is installed.
-        Always in float64, which is why 'mps' is refused.
+        Where the pass over the rows is computed. 'auto' takes CUDA for large problems (more rows
+        than columns, 1e10 multiplications) in programs that have imported torch already; it
+        imports nothing by itself. Always in float64, which is why 'mps' is refused; results do
+        not depend on the device.
     cov_type : {'nonrobust', 'HC0', 'HC1', 'HC2', 'HC3'}, default='nonrobust'
         Covariance that standard errors, tests and intervals are based on.
     weight_type : {'frequency', 'precision'}, default='frequency'
@@ -191,8 +194,9 @@ class Ridge(PenalisedMixin, LeastSquaresBase):
         rows = check_rows(self, X, y, sample_weight, self.weight_type)
         alpha = check_alpha(self.alpha, rows.Y.shape[1])
         penalty = check_penalty_weights(self.penalty_weights, rows.X.shape[1])
-        problem = prepare_rows(rows, self.fit_intercept, penalty, self.refine)
-        self._adopt(fit_problem(problem, alpha, rows, self.cov_type), rows)
+        device = resolve(self.device, *rows.X.shape)
+        problem = prepare_rows(rows, self.fit_intercept, penalty, self.refine, device)
+        self._adopt(fit_problem(problem, alpha, rows, self.cov_type), rows, device)
         self.solver_ = "svd"
         if self._undetermined():
             warn_deficient_rank(problem.factor, feature_names(self))
@@ -222,6 +226,7 @@ class Ridge(PenalisedMixin, LeastSquaresBase):
             Fitted to all rows so far.
         """
         so_far = self._checked_rows_so_far(X, y, sample_weight)
+        resolve(self.device, 0, self.n_features_in_)  # refuses what does not exist
         alpha = check_alpha(self.alpha, so_far.n_targets)
         penalty = check_penalty_weights(self.penalty_weights, self.n_features_in_)
         self._adopt(fit_so_far(so_far, alpha, penalty, self.refine), so_far)

@@ -11,6 +11,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import check_is_fitted
 
 from sknn_resid._sklearn_compat import StrOptions, fit_context, raise_for_params
+from sknn_resid.linear_model._accelerator import resolve
 from sknn_resid.linear_model._base import LeastSquaresBase
 from sknn_resid.linear_model._checks import (
     check_penalty_weights,
@@ -71,8 +72,10 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
     refine : bool or 'auto', default='auto'
         Whether to refine the chosen fit in twice the precision; 'auto' does where the size allows.
     device : {'auto', 'cpu', 'cuda'}, default='auto'
-        Where to compute. 'auto' takes a CUDA device for large problems if torch is installed.
-        Always in float64, which is why 'mps' is refused.
+        Where the pass over the rows is computed. 'auto' takes CUDA for large problems (more rows
+        than columns, 1e10 multiplications) in programs that have imported torch already; it
+        imports nothing by itself. Always in float64, which is why 'mps' is refused; results do
+        not depend on the device.
     cov_type : {'nonrobust', 'HC0', 'HC1', 'HC2', 'HC3'}, default='nonrobust'
         Covariance that standard errors, tests and intervals are based on.
     weight_type : {'frequency', 'precision'}, default='frequency'
@@ -234,7 +237,8 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
         self._check_combination()
         rows = check_rows(self, X, y, sample_weight, self.weight_type)
         penalty = check_penalty_weights(self.penalty_weights, rows.X.shape[1])
-        problem = prepare_rows(rows, self.fit_intercept, penalty, self.refine)
+        device = resolve(self.device, *rows.X.shape)
+        problem = prepare_rows(rows, self.fit_intercept, penalty, self.refine, device)
         if isinstance(self.alphas, str):
             self.alphas_ = automatic_alphas(problem.factor)
         else:
@@ -258,7 +262,7 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
         if self.store_cv_results:
             self.cv_results_ = self._leave_one_out_table(problem, rows)
         outcome = fit_problem(problem, alpha, rows, self.cov_type)
-        self._adopt(outcome, rows)
+        self._adopt(outcome, rows, device)
         self._loo_fits = None
         if self.keep_rows and outcome.row_statistics is not None:
             errors = outcome.row_statistics.loo_residuals

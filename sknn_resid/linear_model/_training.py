@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sknn_resid.linear_model._accelerator import prepare_on
 from sknn_resid.linear_model._factor import Factor, WideBasis
 from sknn_resid.linear_model._fitted import FittedLinear, Refined
 from sknn_resid.linear_model._least_squares import (
@@ -97,9 +98,38 @@ class Outcome:
 
 
 def prepare_rows(
-    rows: TrainingRows, fit_intercept: bool, penalty: np.ndarray | None, refine: bool | str
+    rows: TrainingRows,
+    fit_intercept: bool,
+    penalty: np.ndarray | None,
+    refine: bool | str,
+    device: str = "cpu",
 ) -> Problem:
-    """Factor the problem of the rows; see :func:`prepare`."""
+    """Factor the problem of the rows.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+        The rows.
+    fit_intercept, penalty, refine
+        As :func:`~sknn_resid.linear_model._least_squares.prepare`.
+    device : str, default='cpu'
+        Where to take the sums over the rows: 'cpu', or what
+        :func:`~sknn_resid.linear_model._accelerator.resolve` says.
+
+    Returns
+    -------
+    Problem
+    """
+    if device != "cpu":
+        return prepare_on(
+            device,
+            rows.X,
+            rows.Y,
+            sample_weight=rows.sample_weight,
+            fit_intercept=bool(fit_intercept),
+            penalty=penalty,
+            refine=refine,
+        )
     return prepare(
         rows.X,
         rows.Y,

@@ -1,0 +1,46 @@
+"""A prepared least-squares problem: what the kernels pass on between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ._decompose import Decomposition
+from ._factor import Factor
+from ._refine import Refiner
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A prepared least-squares problem.
+
+    Parameters
+    ----------
+    factor : Factor
+        The factorisation, plain float64.
+    decomposition : Decomposition or None
+        Normal equations in words; None for a wide problem that is not refined.
+    refined : bool
+        Whether :func:`solve`, :func:`covariance` and :func:`variance_difference` refine.
+    rows : tuple of (X, Y, sample_weight), or None
+        The rows, by reference; None for a stream.
+    """
+
+    factor: Factor
+    decomposition: Decomposition | None
+    refined: bool
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
+
+    @property
+    def equations(self) -> Decomposition:
+        """Normal equations of a refined problem."""
+        assert self.decomposition is not None
+        return self.decomposition
+
+    @cached_property
+    def refiner(self) -> Refiner:
+        """Solver of the normal equations."""
+        found = self.equations
+        return Refiner(found.system, found.factor, found.found)
