@@ -195,8 +195,8 @@ class CategoryFrame(TransformerMixin, BaseEstimator):
         """Convert."""
         out = X.drop(columns=self.absent_)
         for name, levels in self.levels_.items():
-            text = out[name].astype(str).where(out[name].notna())
-            out[name] = text.astype(levels)
+            text = out[name].astype(str)
+            out[name] = text.where(out[name].notna() & text.isin(levels.categories)).astype(levels)
         if not self.impute:
             return out
         for name in self.gaps_:

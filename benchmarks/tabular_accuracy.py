@@ -35,7 +35,6 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import resource
 import sys
