@@ -18,6 +18,7 @@ All at their defaults, with the split's seed as ``random_state``.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import Any
 
@@ -59,6 +60,8 @@ def missing_packages(method: str) -> list[str]:
 
 def contestant(method: str, *, classes: bool, seed: int) -> Any:
     """An unfitted contestant with ``fit`` and ``predict_proba`` or ``predict``."""
+    for name in NEEDS[method]:
+        importlib.import_module(name)  # now, for the import is no part of the fit's time
     if method == OURS:
         import sknn_resid
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import _harness as harness
 from _tabular_contestants import FAST, OURS
+from _tabular_runs import line
 from _tabular_scores import (
     Record,
     Run,
@@ -22,17 +23,6 @@ from _tabular_sets import SCREEN
 
 REALMLP_SHARE = 0.07  # the goals of the benchmark's first lines
 SKLEARN_TIMES = 4.0
-
-
-def line(record: Record) -> str:
-    """One record, for the log of a running benchmark."""
-    head = f"{record['set']} seed {record['seed']} {record['method']}: "
-    if "error" in record:
-        return head + record["error"].splitlines()[0]
-    return head + (
-        f"score {record['score']:.4f} loss {record['loss']:.4f} "
-        f"{record['fit_seconds']:.2f} s (calibration {record['calibration']:.3f})"
-    )
 
 
 def report(records: Sequence[Record], methods: Sequence[str]) -> str:

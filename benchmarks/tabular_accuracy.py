@@ -32,15 +32,8 @@ Usage: ``python benchmarks/tabular_accuracy.py [--methods ours realmlp] [--sets 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
-import json
 import os
-import resource
 import sys
-import time
-import traceback
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,91 +43,15 @@ os.environ.update(dict.fromkeys(harness.THREAD_VARIABLES, "1"))  # before numpy 
 
 import _tabular_contestants as contestants
 import _tabular_report as reporting
-import _tabular_scores as scores
+import _tabular_runs as runs
 import _tabular_sets as sets
 
-PEER_PACKAGES = ("pytabkit", "rtdl_revisiting_models", "rtdl_num_embeddings", "tabm", "pandas")
-
-
-# ---- the store -----------------------------------------------------------------------------------
+# ---- running -------------------------------------------------------------------------------------
 
 
 def results_path(folder: Path, method: str) -> Path:
     """File of a contestant's records."""
     return folder / f"tabular_accuracy_{method}.json"
-
-
-def load(folder: Path, method: str) -> list[scores.Record]:
-    """Records of a contestant, none where it has not run yet."""
-    path = results_path(folder, method)
-    return json.loads(path.read_text())["records"] if path.exists() else []
-
-
-def store(folder: Path, method: str, record: scores.Record) -> None:
-    """Put a record in the place of the same run's older one, sorted by set and seed."""
-    kept = [r for r in load(folder, method) if (r["set"], r["seed"]) != _run(record)]
-    kept = sorted([*kept, record], key=_run)
-    environment = harness.environment()
-    for package in PEER_PACKAGES:
-        try:
-            environment["versions"][package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            environment["versions"][package] = "not installed"
-    document = {"topic": "tabular_accuracy", "environment": environment, "records": kept}
-    path = results_path(folder, method)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(document, indent=1) + "\n")
-    unfinished.replace(path)  # an interrupted run leaves the old file whole
-
-
-def _run(record: scores.Record) -> scores.Run:
-    return record["set"], record["seed"]
-
-
-# ---- one run -------------------------------------------------------------------------------------
-
-
-def cpu_seconds() -> float:
-    """CPU seconds of this process, all its threads, and its finished children."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
-
-
-def measure(method: str, table: sets.Table, part: sets.Split, seed: int) -> scores.Record:
-    """Fit, predict and score one contestant on one split."""
-    record: scores.Record = {
-        "set": table.name,
-        "seed": seed,
-        "method": method,
-        "task": table.task,
-        "train_rows": len(part.X_train),
-        "test_rows": len(part.X_test),
-        **sets.describe(part.X_train),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    before = scores.calibrate()
-    try:
-        model = contestants.contestant(method, classes=table.classes, seed=seed)
-        start = cpu_seconds()
-        model.fit(part.X_train, part.y_train)
-        fitted = cpu_seconds()
-        predict = model.predict_proba if table.classes else model.predict
-        predicted = predict(part.X_test)
-        done = cpu_seconds()
-        record |= (
-            scores.class_scores(part.y_test, predicted, model.classes_)
-            if table.classes
-            else scores.regression_scores(part.y_test, predicted)
-        )
-    except Exception as error:  # a contestant that fails is a result too
-        traceback.print_exc()
-        return record | {"error": f"{type(error).__name__}: {error}"[:500]}
-    return record | {
-        "fit_seconds": fitted - start,
-        "predict_seconds": done - fitted,
-        "calibration": (before + scores.calibrate()) / 2,
-    }
 
 
 def run(options: argparse.Namespace) -> list[str]:
@@ -152,15 +69,14 @@ def run(options: argparse.Namespace) -> list[str]:
         for seed in options.seeds:
             part = sets.split(X, y, seed, classes=table.classes)
             for method in methods:
-                known = {_run(record) for record in load(options.output, method)}
-                if (name, seed) in known and not options.again:
+                path = results_path(options.output, method)
+                known = {runs.key(record) for record in runs.load(path)}
+                if (name, seed, method) in known and not options.again:
                     continue
-                with warnings.catch_warnings(), harness.pinned_threads(1):
-                    # 200 epochs at most is scikit-learn's default; pytabkit's warn in plenty.
-                    warnings.simplefilter("ignore")
-                    record = measure(method, table, part, seed)
-                store(options.output, method, record)
-                print(f"  {reporting.line(record)}", file=sys.stderr, flush=True)
+                model = contestants.contestant(method, classes=table.classes, seed=seed)
+                record = runs.measure(model, method, table, part, seed)
+                runs.store(path, "tabular_accuracy", record)
+                print(f"  {runs.line(record)}", file=sys.stderr, flush=True)
     return notes
 
 
@@ -202,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     notes = [] if options.report_only else run(options)
     records: list[dict[str, Any]] = []
     for method in options.methods:
-        records += load(options.output, method)
+        records += runs.load(results_path(options.output, method))
     print(reporting.report(records, options.methods))
     print("\n".join(["", *notes, f"written: {options.output}"]))
 

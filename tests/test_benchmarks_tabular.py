@@ -26,7 +26,7 @@ def load(monkeypatch):
     """Import one of the benchmark's files, and forget all of them afterwards."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module
-    for name in ("_harness", "_tabular_report", *MODULES):
+    for name in ("_harness", "_tabular_report", "_tabular_runs", *MODULES):
         sys.modules.pop(name, None)
 
 
