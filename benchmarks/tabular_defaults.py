@@ -47,12 +47,13 @@ def parse_change(text: str) -> dict[str, Any]:
     """
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call) and not call.args
-        return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-    except (SyntaxError, ValueError, AssertionError):
-        raise SystemExit(
-            f"--change must read name=value, name=value with Python literals; it is {text!r}"
-        ) from None
+        if isinstance(call, ast.Call) and not call.args and all(w.arg for w in call.keywords):
+            return {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+    except (SyntaxError, ValueError):
+        pass
+    raise SystemExit(
+        f"--change must read name=value, name=value with Python literals; it is {text!r}"
+    )
 
 
 def run(options: argparse.Namespace, changes: dict[str, dict[str, Any]]) -> None:

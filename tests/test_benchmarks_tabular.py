@@ -26,7 +26,7 @@ def load(monkeypatch):
     """Import one of the benchmark's files, and forget all of them afterwards."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module
-    for name in ("_harness", "_tabular_report", "_tabular_runs", *MODULES):
+    for name in ("_harness", "_tabular_report", "_tabular_runs", "tabular_defaults", *MODULES):
         sys.modules.pop(name, None)
 
 
@@ -273,6 +273,20 @@ class Batch(torch.nn.Module):
 
     def forward(self, numbers, codes):
         return self.body(numbers)[:, None]
+
+
+def test_a_change_of_defaults_is_read_as_literals(load, monkeypatch):
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(variable, "1")  # the file sets them; this gives them back afterwards
+    parse = load("tabular_defaults").parse_change
+    assert parse("dropout=0.0, numeric_embedding=None, skip='none'") == {
+        "dropout": 0.0,
+        "numeric_embedding": None,
+        "skip": "none",
+    }
+    for wrong in ("dropout", "1", "dropout=print", "dropout=0.0)", "**{}"):
+        with pytest.raises(SystemExit, match="Python literals"):
+            parse(wrong)
 
 
 def test_examples_of_the_docstrings(load):
