@@ -52,10 +52,8 @@ default="from_dtype"
         Beside the scaled value, add the piecewise-linear embedding of columns of numbers with at
         least 3 distinct values.
     n_bins : int, default=16
-        Bins of the embedding at most, between weighted quantiles; a column with at most
-        ``n_bins + 1`` distinct values has these as edges. A value that holds more than the share
-        of one bin takes one edge, and the bins between the other values become narrower, if these
-        are enough to fill them.
+        Bins of the embedding, between weighted quantiles; fewer where quantiles coincide. A column
+        with at most ``n_bins + 1`` distinct values has these as edges.
     min_frequency : int or float, default=3
         In a column of more than 10 levels, the weight of rows (an int) or the share of all weight
         (a float below 1) that a level needs for an output of its own. Where weights are below one

@@ -13,8 +13,6 @@ import numpy as np
 
 # Sums of weights that differ by less than this share of the total are equal: 0.1 + 0.2 is 0.3.
 _TIE = 1e-12
-# Bins that a spike leaves over are given to the other values while these are enough to fill them.
-ROWS_PER_EXTRA_BIN = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,21 +67,18 @@ class Sample:
         found = 0.5 * self.values[at] + 0.5 * self.values[after]
         return np.where(self.values[at] == self.values[after], self.values[at], found)
 
-    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The values that occur, ascending, and the weight of each, both of shape (n_distinct,)."""
-        last = np.ones(len(self.values), dtype=bool)
-        np.not_equal(self.values[1:], self.values[:-1], out=last[:-1])
-        return self.values[last], np.diff(self.below[last], prepend=0.0)
+    def distinct(self) -> np.ndarray:
+        """The values that occur, ascending, shape (n_distinct,)."""
+        first = np.ones(len(self.values), dtype=bool)
+        np.not_equal(self.values[1:], self.values[:-1], out=first[1:])
+        return self.values[first]
 
     def bin_edges(self, n_bins: int) -> np.ndarray:
         """Edges of at most ``n_bins`` bins: quantiles, or all values if these are no more.
 
-        A value with more than a bin's share of the weight (zeros of a count, say) holds several
-        quantiles at once. It takes one edge, and the other values share what is left: with a part r
-        of the weight they get n_bins * sqrt(r) bins, more than the n_bins * r of plain quantiles,
-        since most that can be learned from such a column lies there. But no more than plain
-        quantiles where a bin would hold fewer than ``ROWS_PER_EXTRA_BIN`` rows: such bins are
-        learned by heart (measured on tables of 200 to 600 rows).
+        A value that holds several quantiles at once (the zeros of a count) leaves fewer bins. To
+        give these to the other values was tried and rejected: on tables with such columns it made
+        errors smaller where there are many rows and larger where there are few, nothing on average.
 
         Parameters
         ----------
@@ -94,19 +89,8 @@ class Sample:
         ndarray of shape (at most n_bins + 1,)
             Ascending, without repetition.
         """
-        values, weights = self.distinct()
-        if len(values) <= n_bins + 1:
-            return values
-        total = self.below[-1]
-        spikes = weights > total * (1.0 / n_bins + _TIE)
-        if not spikes.any():
-            return np.unique(self.quantiles(n_bins))
-        others = Sample(values[~spikes], np.cumsum(weights[~spikes]))
-        weight = others.below[-1]
-        part = weight / total
-        wanted = max(n_bins * part, min(n_bins * np.sqrt(part), weight / ROWS_PER_EXTRA_BIN))
-        n_others = min(int(np.ceil(wanted - 1e-9)), n_bins - int(spikes.sum()))
-        return np.unique(np.concatenate([values[spikes], others.quantiles(n_others)]))
+        values = self.distinct()
+        return values if len(values) <= n_bins + 1 else np.unique(self.quantiles(n_bins))
 
 
 def sample(values: np.ndarray, weights: np.ndarray | None = None) -> Sample:

@@ -373,13 +373,10 @@ def test_few_distinct_values_are_the_edges(n_distinct, n_parts):
         assert encoder.columns_[0].edges == tuple(np.arange(n_distinct) ** 2.0)
 
 
-def test_a_spike_takes_one_edge():
-    x = np.r_[np.zeros(9000), np.arange(1.0, 1001.0)][:, None]
+def test_a_spike_takes_many_quantiles():
+    x = np.r_[np.zeros(900), np.arange(1.0, 101.0)][:, None]
     edges = TableEncoder(numeric_embedding="piecewise").fit(x).columns_[0].edges
-    assert edges[0] == 0.0
-    assert edges[1] == 1.0
-    assert edges[-1] == 1000.0
-    assert len(edges) == 1 + 6 + 1  # 16 * sqrt(1/10) = 5.06 bins for the rest, rounded up
+    assert edges == (0.0, 38.0, 100.0)  # the quantile 15/16 is the 937.5th value, rounded up
 
 
 def test_a_missing_value_is_below_all_bins():

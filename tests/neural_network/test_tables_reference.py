@@ -28,21 +28,6 @@ def quantile(pairs, q):
     raise AssertionError
 
 
-def spiked_edges(pairs, distinct, n_bins):
-    """Values with more than a bin's share, and quantiles of the others: at most n_bins bins."""
-    total = sum(w for _, w in pairs)
-    weight_of = {v: sum(w for u, w in pairs if u == v) for v in distinct}
-    spikes = {v for v, w in weight_of.items() if w * n_bins > total}
-    others = [(v, w) for v, w in pairs if v not in spikes]
-    weight = sum(w for _, w in others)
-    part = weight / total
-    # The smallest whole number k with k >= n_bins * sqrt(part), without a root.
-    k = next(k for k in range(1, n_bins + 1) if k * k >= n_bins * n_bins * part)
-    k = max(math.ceil(n_bins * part), min(k, math.ceil(weight / 32)))
-    k = min(k, n_bins - len(spikes))
-    return sorted(spikes | {quantile(others, Fraction(t, k)) for t in range(k + 1)})
-
-
 def number_outputs(name, values, weights, n_bins, new):
     """{(kind, name of the output): encoded ``new``} of a column of numbers."""
     pairs = [
@@ -66,7 +51,7 @@ def number_outputs(name, values, weights, n_bins, new):
     distinct = sorted({v for v, _ in pairs})
     edges = distinct
     if len(distinct) > n_bins + 1:
-        edges = spiked_edges(pairs, distinct, n_bins)
+        edges = sorted({quantile(pairs, Fraction(t, n_bins)) for t in range(n_bins + 1)})
     if len(edges) >= 3:
         lowest = edges[0] if holes else median
         x = [lowest if is_missing(v) else Fraction(v) for v in new]
@@ -129,7 +114,7 @@ def random_column(rng, n):
 @pytest.mark.parametrize("seed", range(40))
 def test_against_the_rules_written_twice(seed):
     rng = np.random.default_rng(seed)
-    n = int(rng.choice([1, 2, 3, 10, 60, 400]))
+    n = int(rng.choice([1, 2, 3, 10, 60]))
     columns = {f"c{j}": random_column(rng, n) for j in range(6)}
     weights = rng.integers(0, 4, n) if rng.random() < 0.7 else np.ones(n, dtype=int)
     weights[rng.integers(n)] = 1
