@@ -51,7 +51,9 @@ def orthogonalize(G_Rij: Tensor) -> tuple[list[Op], Tensor]:
     ops: list[Op] = [scale]
     for a, b, c in ROUNDS:
         ops += [
-            matmul(X, X.mT, A),
+            # torch's here: numpy's product with a transpose takes a fifth longer for 16 matrices
+            # of 64 x 128, four times as long for 32 x 64.
+            partial(torch.bmm, X, X.mT, out=A),
             matmul(A, A, A2),
             partial(A.mul_, b),
             partial(A.add_, A2, alpha=c),
