@@ -75,15 +75,39 @@ def test_affine_columns(numpy_allowed, n_models, shape):
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("n_rows", [1, 7, 26, 1199, 1200])
-@pytest.mark.parametrize("n_columns", [1, 2, 200, 1201])
-def test_column_blocks(n_rows, n_columns):
-    blocks = kernels.column_blocks(n_rows, n_columns)
-    columns = [c for block in blocks for c in range(n_columns)[block]]
-    assert columns == list(range(n_columns))
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(1, 5, 900), (2, 700, 1500), (7, 256, 1024), (16, 9, 75), (17, 3, 900)]
+)
+def test_narrow_products_are_cut_into_small_ones(shape, transposed):
+    i, j, k = shape
+    a = torch.zeros(1, i, j)
+    b = torch.zeros(1, k, j).mT if transposed else torch.zeros(1, j, k)
+    blocks = kernels.column_blocks(a, b)
+    assert [c for block in blocks for c in range(k)[block]] == list(range(k))
     widths = [block.stop - block.start for block in blocks]
     assert max(widths) - min(widths) <= 1
-    assert n_rows * max(widths) < kernels.SMALL_RESULT + n_rows
+    if not 1 < i <= kernels.NARROW:
+        assert len(blocks) == 1
+        return
+    assert i * j * max(widths) <= kernels.SMALL_PRODUCT
+    assert not transposed or i * max(widths) <= kernels.SMALL_RESULT
+
+
+def test_no_slivers():
+    assert len(kernels.column_blocks(torch.zeros(1, 16, 100_000), torch.zeros(1, 100_000, 50))) == 1
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+def test_a_product_in_blocks_is_the_whole_product(n_models):
+    v, W, delta = draws(n_models, 400, 30), draws(n_models, 7, 30), draws(n_models, 7, 400, seed=1)
+    logits = torch.empty(n_models, 7, 400).double()
+    run([kernels.matmul(W, v.mT, logits)])
+    torch.testing.assert_close(logits, W @ v.mT, rtol=1e-12, atol=1e-12)
+    wide = draws(n_models, 400, 900)
+    out = torch.empty(n_models, 7, 900).double()
+    run([kernels.matmul(delta, wide, out)])
+    torch.testing.assert_close(out, delta @ wide, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("one_output", [False, True])
