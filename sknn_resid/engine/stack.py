@@ -114,8 +114,8 @@ class Stack:
             len(jobs) > 1
             and isinstance(first.network, NetworkSpec)
             and first.network.n_hidden > 0
+            and first.network.product_dtype == first.network.dtype
             and numpy_speaks(self.network.params_MP)
-            and not self.network.mixed
             and (self._shared or self._n_batches == 1)
         )
         self._weighted = any(job.data.weight is not None for job in jobs)
