@@ -47,6 +47,9 @@ docs: $(VENV)/stamp-docs
 bench: $(VENV)/stamp-benchmark
 	$(PY) benchmarks/mlp_fit.py
 	$(PY) benchmarks/mlp_predict.py
+	$(PY) benchmarks/residual_fit.py
+	$(PY) benchmarks/stacked_search.py
+	$(PY) benchmarks/linear.py
 
 $(VENV)/stamp-venv:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
