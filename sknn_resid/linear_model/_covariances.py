@@ -79,14 +79,18 @@ def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
         C, first = refiner.solve(refiner.projector(), 0.0 * same, goal)
         D, second = _difference_words(problem, alpha, C, goal)
         C = add(C, -D, len(C))
-        return _from_words(problem, C, root, first and second, constant=True)
+        return _from_words(
+            problem, C, root, first and second and problem.enough(0.0), constant=True
+        )
     rhs, converged = refiner.projector(), True
     if alpha > 0:
         half, converged = refiner.solve(refiner.G, same, min(goal, refiner.first_goal), FIRST)
         rhs = half.transpose(0, 2, 1)
     C, again = refiner.solve(rhs, same, goal)
     C = np.ldexp(C, -2 * refiner.exponent(alpha))
-    return _from_words(problem, C, root, converged and again, constant=True)
+    return _from_words(
+        problem, C, root, converged and again and problem.enough(alpha), constant=True
+    )
 
 
 def standard_variances(
@@ -135,7 +139,7 @@ def variance_difference(problem: Problem, alpha: float) -> Covariance:
     goal = _variance_goal(problem, root)
     C, converged = refiner.solve(refiner.projector(), np.zeros(len(refiner.P)), goal)
     D, done = _difference_words(problem, alpha, C, goal)
-    return _from_words(problem, D, root, converged and done, constant=False)
+    return _from_words(problem, D, root, converged and done and problem.enough(0.0), constant=False)
 
 
 def _difference_words(
@@ -169,7 +173,7 @@ def _variance_goal(problem: Problem, root: np.ndarray) -> float:
 
 
 def _from_words(
-    problem: Problem, C: np.ndarray, root: np.ndarray, converged: bool, constant: bool
+    problem: Problem, C: np.ndarray, root: np.ndarray, refined: bool, constant: bool
 ) -> Covariance:
     """Covariance from words in the refiner's scaled coordinates."""
     system, scale = problem.equations.system, problem.refiner.scale
@@ -178,10 +182,9 @@ def _from_words(
     coef = C[0]
     # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
     coef = np.triu(coef) + np.triu(coef, 1).T
-    done = converged and problem.equations.enough
     if not system.fit_intercept:
         nothing = np.full(len(coef), np.nan)
-        return Covariance(coef, np.nan, nothing, plain.root, done)
+        return Covariance(coef, np.nan, nothing, plain.root, refined)
     mean, count = system.full_mean, len(system.mean) + 1
     if len(coef) <= 16:
         cross = dot(C, mean[:, None, :], count)
@@ -190,7 +193,7 @@ def _from_words(
     variance = dot(cross, mean, count)
     if constant:
         variance = add(variance, system.inverse_weights, count)
-    return Covariance(coef, float(variance[0]), -cross[0], plain.root, done)
+    return Covariance(coef, float(variance[0]), -cross[0], plain.root, refined)
 
 
 def _from_root(factor: Factor, root: np.ndarray) -> Covariance:

@@ -89,7 +89,7 @@ def normal_equations(
             return result._replace(enough=_is_enough(result.system, result.found, least))
         if result.enough:
             return result
-        more = int(np.ceil((_bits_needed(result.found, bits) - 49.0) / BITS)) + 1
+        more = int(np.ceil((bits_needed(result.found.growth, bits) - 49.0) / BITS)) + 1
         slices = min(MAX_SLICES, max(slices + 1, more))
         if result.found.unresolved:
             slices = MAX_SLICES
@@ -121,16 +121,16 @@ def from_sums(
 
 
 def _is_enough(system: System, found: Directions, bits: float | None) -> bool:
-    return not found.unresolved and system.precision >= _bits_needed(found, bits)
+    return not found.unresolved and system.precision >= bits_needed(found.growth, bits)
 
 
-def _bits_needed(found: Directions, bits: float | None) -> float:
+def bits_needed(growth: float, bits: float | None) -> float:
     """Bits of the sums that a problem of this conditioning needs."""
-    growth = max(1.0, float(np.log2(max(found.growth, 1.0))))
+    lost = max(1.0, float(np.log2(max(growth, 1.0))))
     if bits is not None:
-        return bits + growth
+        return bits + lost
     # Either a plain product that is as good as exact, or the error of an orthogonal factorisation.
-    return 49.0 if growth < 10.0 else 53.0 + 0.5 * growth
+    return 49.0 if lost < 10.0 else 53.0 + 0.5 * lost
 
 
 def decompose(

@@ -227,7 +227,10 @@ def factorise(system: System, penalty: np.ndarray | None = None) -> tuple[Factor
             parts.append(B1)
             values.append(d1)
     body = np.concatenate(parts, axis=1)
-    z = matmul(np.ascontiguousarray(body.T)[None], system.xy, system.slices, 1)[0]
+    if system.slices <= 2:  # well-conditioned
+        z = body.T @ system.xy[0]
+    else:
+        z = matmul(np.ascontiguousarray(body.T)[None], system.xy, system.slices, 1)[0]
     basis = np.concatenate([-(system.mean[0] @ body)[None], body])
     if system.fit_intercept:
         root_total = np.sqrt(system.sum_weights[0])

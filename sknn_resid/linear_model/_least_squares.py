@@ -12,6 +12,7 @@ Shapes: X (n_samples, n_features), Y (n_samples, n_targets), both float64, finit
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -159,6 +160,11 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
     Returns
     -------
     Solution
+
+    Warns
+    -----
+    UserWarning
+        If a refined problem is so ill-conditioned that the last digits are not certain.
     """
     factor = problem.factor
     targets = factor.z.shape[1]
@@ -186,7 +192,15 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
         axis=0
     )
     size = np.abs(x[0]).T @ (system.norms / refiner.scale) + system.y_norms
-    done = converged and problem.equations.enough
+    done = converged and problem.enough(alpha)
+    if not done and (refiner.null is None or refiner.null.possible):
+        warnings.warn(
+            "The coefficients may not be right to their last digit: the condition number of the "
+            f"scaled columns is {factor.condition:.2g}, and beyond about 1e13 the precision of the "
+            "sums of products does not suffice. Columns that are nearly combinations of others "
+            "carry no information of their own; drop some, or add a penalty.",
+            stacklevel=2,
+        )
     reach = _reach(problem, b[0], c[0])
     found = Solution(b[0], c[0], np.maximum(rss, 0.0), done, b, c, reach)
     return _with_rss(problem, found, rss <= 2.0 ** (54.0 - system.precision) * size**2)

@@ -7,8 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from ._decompose import Decomposition
+from ._decompose import EXACT_BITS, Decomposition, bits_needed
 from ._factor import Factor
+from ._filters import shrinkage
 from ._refine import Refiner
 
 
@@ -38,6 +39,16 @@ class Problem:
         """Normal equations of a refined problem."""
         assert self.decomposition is not None
         return self.decomposition
+
+    def enough(self, alpha: np.ndarray | float) -> bool:
+        """Whether the bits of the sums suffice at these penalties, which mend the conditioning."""
+        found, factor = self.equations, self.factor
+        if found.enough or found.found.unresolved:
+            return found.enough
+        if factor.penalty is not None and not np.all(factor.penalty > 0):
+            return False
+        least = float(np.min(shrinkage(factor, np.min(alpha)), initial=1.0))
+        return found.system.precision >= bits_needed(found.found.growth * least, EXACT_BITS)
 
     @cached_property
     def refiner(self) -> Refiner:

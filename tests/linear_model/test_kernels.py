@@ -287,6 +287,20 @@ def test_deficient_rank_is_described():
     assert prepare(X[:3, :4], X[:3, :1]).factor.dependent.tolist() == []
 
 
+def test_the_limit_of_the_method_is_announced():
+    """Condition numbers near 2^46: the digits may be right, but nothing guarantees it."""
+    rng = np.random.default_rng(13)
+    X = rng.integers(-9, 10, (8, 3)).astype(float)
+    Y = rng.integers(-9, 10, (8, 1)).astype(float)
+    X = np.column_stack([X, X[:, 0] + 2.0**-42 * rng.integers(-3, 4, 8)])
+    problem = prepare(X, Y)
+    assert problem.factor.rank == 4
+    with pytest.warns(UserWarning, match="condition number of the scaled columns is"):
+        found = solve(problem)
+    assert not found.refined
+    assert solve(problem, 1.0).refined
+
+
 def test_squares_beyond_the_range_are_refused():
     X = np.array([[1.0, 1e200], [2.0, 3e200], [4.0, -1e200]])
     with pytest.raises(ValueError, match=r"X: the squares of column 1 .* 3e\+200"):
