@@ -1,8 +1,7 @@
-"""Which rows each member of an ensemble leaves out: folds by the content of a row.
+"""Which rows each member of an ensemble leaves out: folds of rows, or of distinct rows.
 
-Folds follow content, not position, for two reasons. A row that occurs twice lands in one fold, so
-that it is never judged by a member that trained on its copy; and a row of weight two is then the
-same as the row twice, which scikit-learn asks for and which positions cannot give.
+Where folds follow content, not position, a row of weight two is the same as the row twice, which
+scikit-learn asks for and which positions cannot give: a row that occurs twice lands in one fold.
 """
 
 from __future__ import annotations

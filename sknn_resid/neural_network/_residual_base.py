@@ -99,6 +99,18 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
 
     # -- training ----------------------------------------------------------------------------
 
+    def _units_of_folds(self, task: Task) -> tuple[np.ndarray, int]:
+        """What is dealt out to folds, and how many there are: distinct rows, or rows.
+
+        Where all rows are one batch, a weight of two is a row twice, and folds follow content to
+        keep it so. Larger tables deal out rows: new rows repeat old ones as often as rows of the
+        table do (wine_white, a fifth of whose rows are copies: 1 - R2 is 7 to 9 % lower so).
+        """
+        n_rows = len(task.y)
+        if budget(self, n_rows, task.n_distinct).n_batches == 1:
+            return task.distinct, task.n_distinct
+        return np.arange(n_rows), n_rows
+
     def _fit(self, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any]) -> Any:
         check_parameters(self)
         check_validation_arguments(*validation)
@@ -108,7 +120,7 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
         folds, n_trained = None, len(task.y)
         if self.early_stopping and given is None:
             n_folds = n_folds_for(float(self.validation_fraction))
-            folds = assign_folds(task.distinct, task.n_distinct, n_folds, _branch(rng))
+            folds = assign_folds(*self._units_of_folds(task), n_folds, _branch(rng))
             if folds is not None:
                 n_trained = int(n_trained - np.bincount(folds.of_row).min())
         plan = budget(self, n_trained, task.n_distinct)
