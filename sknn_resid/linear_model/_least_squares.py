@@ -45,6 +45,7 @@ __all__ = [
 # fewer than the columns: products of rows are smaller then, but serve plain float64 only.
 WIDEST, WIDEST_SHORT = 2048, 256
 SMALLEST_WIDE = 64  # columns from which products of rows are worth it
+HARMLESS = 1e8  # condition number up to which the precision of the sums always suffices
 STREAM_SLICES = 4  # correctly rounded up to condition numbers near 1e7, before any row is known
 
 
@@ -193,7 +194,9 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
     )
     size = np.abs(x[0]).T @ (system.norms / refiner.scale) + system.y_norms
     done = converged and problem.enough(alpha)
-    if not done and (refiner.null is None or refiner.null.possible):
+    # A coefficient that is 0 but for rounding has no last digit, however harmless the columns.
+    doubtful = not done and factor.condition > HARMLESS
+    if doubtful and (refiner.null is None or refiner.null.possible):
         warnings.warn(
             "The coefficients may not be right to their last digit: the condition number of the "
             f"scaled columns is {factor.condition:.2g}, and beyond about 1e13 the precision of the "
