@@ -12,12 +12,16 @@ from sknn_resid._version import __version__
 
 if TYPE_CHECKING:
     from sknn_resid.neural_network import MLPClassifier, MLPRegressor
+    from sknn_resid.stacking import stacked
 
-__all__ = ["MLPClassifier", "MLPRegressor", "__version__", "show_versions"]
+__all__ = ["MLPClassifier", "MLPRegressor", "__version__", "show_versions", "stacked"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "stacked":
+        return import_module("sknn_resid.stacking").stacked
     if name in ("MLPClassifier", "MLPRegressor"):
+        import_module("sknn_resid.stacking")  # tells joblib of the backend "stacked"
         return getattr(import_module("sknn_resid.neural_network"), name)
     if name == "neural_network":
         return import_module("sknn_resid.neural_network")

@@ -47,6 +47,7 @@ FLOORS = {
     "engine.kept": 20,
     "engine.alike": 28,
     "engine.plan": 29,
+    "engine.meeting": 33,
     "engine.runner": 34,
     "engine": 38,
     # 40: from parameters and tables to the engine's terms and back
@@ -62,6 +63,18 @@ FLOORS = {
     "neural_network._class_weight": 42,
     "neural_network._prediction": 42,
     "neural_network._monitor": 42,
+    # 44 to 49: many fits as one program
+    "stacking._warning_state": 44,
+    "stacking._workers": 44,
+    "stacking._memory": 44,
+    "stacking._summary": 44,
+    "stacking._terms": 45,
+    "stacking._round": 46,
+    "stacking._rendezvous": 47,
+    "stacking._backend": 48,
+    "stacking._outer": 49,
+    "stacking._context": 50,
+    "stacking": 51,
     # 50: what both estimators share; 60: the estimators
     "neural_network._base": 50,
     "neural_network._classifier": 60,

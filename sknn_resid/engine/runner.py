@@ -17,6 +17,7 @@ from sknn_resid.engine.history import StopReason
 from sknn_resid.engine.job import Outcome, TrainJob, TrainResult
 from sknn_resid.engine.lbfgs import minimise
 from sknn_resid.engine.loop import train_stack
+from sknn_resid.engine.meeting import current_meeting
 from sknn_resid.engine.plan import StackPlan, plan_stacks
 from sknn_resid.engine.spec import OptimizerKind
 from sknn_resid.engine.threads import SINGLE_THREAD_FLOPS, training_threads
@@ -31,6 +32,9 @@ THREAD_FLOPS = 1e8
 def run_jobs(jobs: Sequence[TrainJob]) -> list[TrainResult]:
     """Train every job; results in the order of the jobs.
 
+    Where the calling thread has a meeting (`meeting.attending`), the jobs are trained there,
+    together with those of other threads.
+
     After Ctrl-C each job that had not ended carries its best weights so far (the initial ones if it
     had not begun) and ``StopReason.INTERRUPTED``.
 
@@ -40,8 +44,9 @@ def run_jobs(jobs: Sequence[TrainJob]) -> list[TrainResult]:
         What the score or the callback of a job raised: that of the first such job. The others have
         been trained, but their results are lost; `train_jobs` returns them.
     """
+    meeting = current_meeting()
     results = []
-    for outcome in train_jobs(jobs):
+    for outcome in train_jobs(jobs) if meeting is None else meeting.train(jobs):
         if isinstance(outcome, Exception):
             raise outcome
         results.append(outcome)

@@ -25,6 +25,7 @@ from sknn_resid.engine.data import Features, TrainingData, ValidationData, row_m
 from sknn_resid.engine.history import EpochView, Resume, StopReason
 from sknn_resid.engine.job import TrainJob
 from sknn_resid.engine.losses import Loss
+from sknn_resid.engine.meeting import preferred_device
 from sknn_resid.engine.network import Layout
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.spec import NetworkSpec
@@ -283,7 +284,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             return task.X.device  # everything follows X
         batch = 200 if self.batch_size == "auto" else self.batch_size
         work = min(int(batch), int(task.X.shape[0])) * Layout(sizes).n_weights
-        return resolve_device(self.device, float(work))
+        return resolve_device(preferred_device() or self.device, float(work))
 
     def _job(
         self,
