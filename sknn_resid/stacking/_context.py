@@ -42,8 +42,8 @@ def stacked(max_stack: int | None = None, device: str | None = None) -> Iterator
     Notes
     -----
     ``n_jobs`` is ignored inside, but for what scikit-learn itself makes of it: with ``n_jobs=1``,
-    `BaggingClassifier` and `RFECV` fit in a loop, so leave it out there. An integer ``pre_dispatch``
-    caps the stack. Times in ``cv_results_`` include waiting for the others.
+    `BaggingClassifier` and `RFECV` fit in a loop, so leave it out there. An integer
+    ``pre_dispatch`` caps the stack. Times in ``cv_results_`` include waiting for the others.
 
     Under ``parallel_config(backend="dask")``, or ``"ray"``, that backend stays: each of its workers
     gets groups of fits and trains each group together.

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import joblib
@@ -111,7 +112,7 @@ class GroupBackend(ParallelBackendBase):
         n_groups = max(self._n_workers(), -(-len(tasks) // self._largest))
         n_groups = min(n_groups, len(tasks))
         bounds = [len(tasks) * g // n_groups for g in range(n_groups + 1)]
-        for first, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, stop in pairwise(bounds):
             self._send_group(tasks[first:stop])
 
     def _send_group(self, tasks: Sequence[tuple[Items, Callable[[Any], Any]]]) -> None:

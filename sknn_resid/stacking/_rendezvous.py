@@ -30,21 +30,24 @@ The release rule, `_advance`, is asked whenever the turn is free:
 1. someone is ready: give him the turn;
 2. a round is being trained: wait for its end (or for a question, which is 1);
 3. the next queued task, of the deepest call first, fits under the caps: admit it;
-4. someone waits: train all that wait, as one round;
-5. a task is queued: admit it although it does not fit.
+4. a parent's call is over: joblib will see it, and the parent be ready, within 10 milliseconds;
+5. someone waits: train all that wait, as one round;
+6. a task is queued: admit it although it does not fit.
 
 Why nobody waits for ever
 -------------------------
-Invariant: whenever the lock is free, either someone has the turn, or a round is being trained, or
-nobody is ready, waiting or queued in an open call. It holds because whatever frees the turn, or adds
-to the ready, the waiting or the queue, asks `_advance` before it lets go of the lock, and each of
-1, 3, 4, 5 hands out the turn or begins a round. So, as long as user code and training end:
+Invariant: whenever the lock is free, either someone has the turn, or a round is being trained, or a
+parent's call is over, or nobody is ready, waiting or queued in an open call. It holds because
+whatever frees the turn, or adds to the ready, the waiting or the queue, asks `_advance` before it
+lets go of the lock, and each of 1, 3, 5, 6 hands out the turn or begins a round. So, as long as
+user code and training end:
 
 * a ready actor comes to its turn, since 1 precedes all else;
-* a waiting one is trained: admissions under 3 are bounded by the caps, and 4 follows;
+* a waiting one is trained: admissions under 3 are bounded by the caps, returns under 4 by the
+  number of parents, and 5 follows;
 * a parent comes back. Take a deepest parent that does not. None of its call's tasks is ready or
   waiting for ever (above), none is a parent (it is deepest), none stays queued: the call is open,
-  and if all live tasks are parents then 5 admits one of the deepest. So each ends, and joblib,
+  and if all live tasks are parents then 6 admits one of the deepest. So each ends, and joblib,
   polling in the parent, sees it. Further tasks are submitted by the callbacks of those that end,
   before they count as ended. Parents do not count for the cap on tasks, which therefore cannot be
   used up by tasks that wait for tasks which it keeps out;
@@ -66,6 +69,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -125,7 +129,6 @@ class Rendezvous:
         self._training = False
         self._live: set[Task] = set()
         self._live_bytes = 0
-        self._n_parents = 0  # tasks among the live ones that wait for a call of their own
         self._calls: set[Call] = set()
         self._byte_cap = 0.0
 
@@ -139,6 +142,7 @@ class Rendezvous:
             if took_turn:
                 actor.warnings = None  # the state of a root is the one it comes with
                 self._take_turn(actor)
+            self._workers.reserve()  # for training, whatever else the system refuses
             if not self._calls:
                 self._byte_cap = SHARE_OF_FREE * free_bytes()
             call = Call(self._lock, actor, unconverged, took_turn=took_turn)
@@ -170,43 +174,34 @@ class Rendezvous:
             with self._lock:
                 if owner.cancelled:  # after this, nobody would report the tasks to joblib
                     raise TaskCancelled
-                self._n_parents += is_parent
-                try:
-                    self._open(call, take_back)
-                except BaseException:
-                    self._n_parents -= is_parent
-                    raise
-            try:
-                yield
-            finally:
-                with self._lock:
-                    self._n_parents -= is_parent
+                call.parent_waits = is_parent
+                call.open = True
+                for task in call.pending:
+                    self._enqueue(task)
+                call.pending = []
+                if take_back:
+                    self._pass_turn(owner)
+                else:
+                    self._advance()
+            yield
         except BaseException:
             had_turn, take_back = take_back, False
             self.cancel(call)  # a second Ctrl-C ends this wait, and then the turn is not waited for
             take_back = had_turn
             raise
         finally:
-            if take_back:
-                with self._lock:
+            with self._lock:
+                call.parent_waits = False
+                if take_back:
                     self._take_turn(owner)
-
-    def _open(self, call: Call, pass_turn: bool) -> None:
-        """Let the call's tasks be admitted; under the lock."""
-        call.open = True
-        for task in call.pending:
-            self._enqueue(task)
-        call.pending = []
-        if pass_turn:
-            self._pass_turn(call.owner)
-        else:
-            self._advance()
 
     def cancel(self, call: Call) -> None:
         """End a call early, and wait until its tasks have ended."""
         with self._lock:
             call.ended_early = True
             dropped = [task for _, _, task in self._queue if task.cancelled]
+            for task in dropped:
+                task.home.n_queued -= 1
             self._queue = [entry for entry in self._queue if not entry[2].cancelled]
             heapq.heapify(self._queue)
             for other in self._calls:
@@ -246,7 +241,8 @@ class Rendezvous:
         TaskCancelled
             If the task's call has ended early.
         """
-        if needs_a_solo(jobs):
+        # Who has no turn is the reader of a generator that its own call fills (`return_as`).
+        if needs_a_solo(jobs) or self._holder is not task:
             outcomes = train_solo(jobs, lambda: task.cancelled)
             return self._outcomes(task, jobs, outcomes)
         visit = Visit(task, jobs)
@@ -309,7 +305,11 @@ class Rendezvous:
                 raise TaskCancelled
             with attending(Seat(self, task), self.device):
                 outcome = task.home.context.copy().run(task.work.function)
+        except TaskCancelled as error:
+            outcome = Failure(error)
         except BaseException as error:
+            # joblib drops the traceback, and with it where in the task it happened
+            error.add_note("".join(traceback.format_exception(error)))
             outcome = Failure(error)
         try:
             # joblib goes on with the caller's generator in here, so its warnings are the owner's.
@@ -380,21 +380,27 @@ class Rendezvous:
             return
         if self._training:
             return
-        if self._queue and (self._fits(self._queue[0][2]) or not self._waiting):
+        parents = [call for call in self._calls if call.parent_waits]
+        if self._queue and self._fits(self._queue[0][2], len(parents)):
             try:
                 self._admit()
                 return
             except RuntimeError:  # no more threads: train those that wait, they will end
                 if not self._waiting:
                     raise
+        if any(call.is_over for call in parents):
+            return
         if self._waiting:
             self._begin_round()
+        elif self._queue:
+            self._admit()
 
     def _enqueue(self, task: Task) -> None:
+        task.home.n_queued += 1
         heapq.heappush(self._queue, (-task.home.depth, next(self._number), task))
 
-    def _fits(self, task: Task) -> bool:
-        if len(self._live) - self._n_parents >= self.max_tasks:
+    def _fits(self, task: Task, n_parents: int) -> bool:
+        if len(self._live) - n_parents >= self.max_tasks:
             return False
         return self._live_bytes + task.work.n_bytes <= self._byte_cap
 
@@ -403,6 +409,7 @@ class Rendezvous:
         task.warnings = task.home.owner.warnings
         self._workers.start(lambda: self._run_task(task))
         heapq.heappop(self._queue)
+        task.home.n_queued -= 1
         self._live.add(task)
         self._live_bytes += task.work.n_bytes
         task.home.n_live += 1
@@ -413,10 +420,7 @@ class Rendezvous:
     def _begin_round(self) -> None:
         visits, self._waiting = self._waiting, []
         self._training = True
-        try:
-            self._workers.start(lambda: self._train_round(visits))
-        except RuntimeError as error:
-            self._end_round(visits, error)
+        self._workers.start_reserved(lambda: self._train_round(visits))
 
     def _train_round(self, visits: list[Visit]) -> None:
         """Train what all these tasks wait for; in a thread of its own, without the turn."""
@@ -427,14 +431,11 @@ class Rendezvous:
             error = raised
         with self._lock:
             self._workers.rest()
-            self._end_round(visits, error)
-
-    def _end_round(self, visits: list[Visit], error: BaseException | None) -> None:
-        self._training = False
-        for visit in visits:
-            visit.error = error
-            self._ready.append(visit.task)
-        self._advance()
+            self._training = False
+            for visit in visits:
+                visit.error = error
+                self._ready.append(visit.task)
+            self._advance()
 
 
 class Seat:

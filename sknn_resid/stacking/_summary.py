@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,10 +90,9 @@ class Unconverged:
             f"{len(members)} of {self._n_submitted} fits ended before the optimization had "
             f"converged: {'; '.join(lines)}. Raise max_iter or max_time, or scale X."
         )
-        try:
+        # Where this warning is an error, each fit has already raised its own.
+        with suppress(ConvergenceWarning):
             warnings.warn(message, ConvergenceWarning, stacklevel=2)
-        except ConvergenceWarning:
-            pass  # where this is an error, each fit has already raised its own
 
 
 def _line(row: int, parameters: str, folds: list[int]) -> str:

@@ -91,10 +91,17 @@ class Call:
         self.context = contextvars.copy_context()
         self.took_turn = took_turn
         self.open = False
+        self.parent_waits = False  # the owner is a task, and its thread is in `gather`
         self.ended_early = False
         self.pending: list[Task] = []
+        self.n_queued = 0
         self.n_live = 0
         self.empty = threading.Condition(lock)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all tasks have ended; more would have been submitted before that."""
+        return self.open and not self.n_queued and not self.n_live
 
 
 class Task(Actor):

@@ -13,11 +13,11 @@ from collections.abc import Callable
 class _Worker(threading.Thread):
     """Does one piece of work after another, as handed to it."""
 
-    def __init__(self, lock: threading.Lock, work: Callable[[], None]) -> None:
+    def __init__(self, lock: threading.Lock, work: Callable[[], None] | None) -> None:
         super().__init__(name="sknn_resid-stacked", daemon=True)
         self.wake = threading.Condition(lock)
         self.lock = lock
-        self.work: Callable[[], None] | None = work
+        self.work = work
         self.leave = False
 
     def run(self) -> None:
@@ -43,22 +43,41 @@ class Workers:
         self._resting: list[_Worker] = []
         self._all: list[_Worker] = []
 
-    def start(self, work: Callable[[], None]) -> None:
-        """Have the work done by a resting thread, or by a new one.
+    def reserve(self) -> None:
+        """See that a thread rests: the one that `start_reserved` needs.
 
         Raises
         ------
         RuntimeError
             If the system gives no more threads.
         """
-        if self._resting:
-            worker = self._resting.pop()
-            worker.work = work
-            worker.wake.notify()
-            return
+        if not self._resting:
+            self._resting.append(self._new(None))
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Have the work done, and leave one thread at rest.
+
+        Raises
+        ------
+        RuntimeError
+            If the system gives no more threads.
+        """
+        if len(self._resting) < 2:
+            self._new(work)
+        else:
+            self.start_reserved(work)
+
+    def start_reserved(self, work: Callable[[], None]) -> None:
+        """Have the work done by a resting thread, the last one if need be."""
+        worker = self._resting.pop()
+        worker.work = work
+        worker.wake.notify()
+
+    def _new(self, work: Callable[[], None] | None) -> _Worker:
         worker = _Worker(self._lock, work)
         worker.start()
         self._all.append(worker)
+        return worker
 
     def rest(self) -> None:
         """Declare the calling thread free for other work."""

@@ -1,0 +1,151 @@
+"""Ctrl-C, as a real signal in a process of its own: the end comes soon, and nothing is left."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PRELUDE = """
+import faulthandler, signal, sys, threading, time, warnings
+faulthandler.dump_traceback_later(60, exit=True)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import joblib
+import numpy as np
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sknn_resid import MLPClassifier, MLPRegressor, stacked
+from sknn_resid.engine import runner
+
+rng = np.random.RandomState(0)
+X = rng.normal(size=(400, 5))
+y = X[:, 0] + rng.normal(size=400)
+real = runner.train_jobs
+
+def announced(jobs, interrupted=None):
+    print("training", len(jobs), flush=True)
+    return real(jobs, interrupted)
+
+runner.train_jobs = announced
+for_hours = MLPRegressor(max_iter=10**7, n_iter_no_change=np.inf, batch_size=20, random_state=0)
+grid = {"alpha": [0.1, 0.2, 0.3]}
+filters = warnings.filters
+pressed = []
+
+def report(name):
+    workers = [t for t in threading.enumerate() if t.name.startswith("sknn_resid")]
+    print(name, len(workers), warnings.filters is filters, flush=True)
+
+def main(program):
+    with stacked():
+        try:
+            program()
+            report("ended")
+        except KeyboardInterrupt:
+            report("interrupted")
+        quick = MLPRegressor(max_iter=400, tol=0.5, n_iter_no_change=1, random_state=0)
+        scores = cross_validate(quick, X, y, cv=3)["test_score"]
+    print("afterwards", np.isfinite(scores).all(), flush=True)
+"""
+
+PROGRAMS = {
+    "search": "main(lambda: GridSearchCV(for_hours, grid, cv=2).fit(X, y))",
+    "nested search": """
+        inner = GridSearchCV(for_hours, grid, cv=2)
+        main(lambda: cross_validate(inner, X, y, cv=3))
+    """,
+    "lbfgs": """
+        Y = np.sin(3 * X @ rng.normal(size=(5, 3)))
+        net = MLPRegressor((200, 200), solver="lbfgs", max_iter=10**7, max_fun=10**8, tol=0)
+        main(lambda: GridSearchCV(net, grid, cv=2).fit(X, Y))
+    """,
+    "callback in each epoch": """
+        class Watch:
+            def setup(self, estimator, context): pass
+            def teardown(self, estimator, context): pass
+            def on_fit_task_begin(self, estimator, context): pass
+            def on_fit_task_end(self, estimator, context): pass
+        for_hours.set_callbacks(Watch())
+        main(lambda: GridSearchCV(for_hours, grid, cv=2).fit(X, y))
+    """,
+    "early stopping": """
+        for_hours.set_params(early_stopping=True)
+        main(lambda: GridSearchCV(for_hours, grid, cv=2).fit(X, y))
+    """,
+    "few at a time": """
+        def program():
+            with stacked(2), joblib.parallel_config(backend="stacked", max_stack=2):
+                GridSearchCV(for_hours, grid, cv=2).fit(X, y)
+        main(program)
+    """,
+    "two kinds of tasks": """
+        def outer(i):
+            if i == 0:
+                return GridSearchCV(for_hours, grid, cv=2).fit(X, y)
+            return for_hours.fit(X, y)
+        main(lambda: joblib.Parallel()(joblib.delayed(outer)(i) for i in range(3)))
+    """,
+}
+
+
+def run_until_ctrl_c(program, *, wait=0.3, times=1):
+    """Start the program, press Ctrl-C when training has begun; its lines, seconds until it ended."""
+    code = PRELUDE + textwrap.dedent(program)
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    try:
+        first = child.stdout.readline()
+        assert first.startswith("training"), first + child.stderr.read()
+        time.sleep(wait)
+        begun = time.monotonic()
+        for _ in range(times):
+            child.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        out, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 0, out + err
+    return [first, *out.splitlines()], time.monotonic() - begun
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_ctrl_c(name):
+    lines, seconds = run_until_ctrl_c(PROGRAMS[name])
+    assert "interrupted 0 True" in lines  # no thread left, same filters
+    assert lines[-1] == "afterwards True"
+    assert seconds < 30  # a fit alone would take hours
+
+
+def test_ctrl_c_again_and_again():
+    lines, _ = run_until_ctrl_c(PROGRAMS["nested search"], times=2)
+    assert any(line.startswith("interrupted") for line in lines)
+
+
+def test_second_ctrl_c_does_not_wait_for_a_foreign_task():
+    program = """
+        def foreign(i):
+            if i == 1:
+                print("training", flush=True)
+                time.sleep(40)
+        def program():
+            with stacked():
+                joblib.Parallel()(joblib.delayed(foreign)(i) for i in range(3))
+        try:
+            program()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+    """
+    lines, seconds = run_until_ctrl_c(program, times=3)
+    assert lines[-1] == "interrupted"
+    assert seconds < 30
