@@ -20,6 +20,7 @@ class Watch:
     def __init__(self, act=lambda estimator, epoch: None):
         self.act = act
         self.epochs, self.threads, self.configs = {}, {}, set()
+        self.alive = []  # or another estimator would be found under the same id
 
     def setup(self, estimator, context):
         pass
@@ -29,6 +30,7 @@ class Watch:
 
     def on_fit_task_begin(self, estimator, context):
         if context.task_name == "fit":
+            self.alive.append(estimator)
             self.threads[id(estimator)] = threading.get_ident()
 
     def on_fit_task_end(self, estimator, context):
@@ -152,6 +154,7 @@ def test_scoring_monitor_of_a_search():
         else:
             with context:
                 run(search, model)
-        monitors.append(monitor.get_logs())
+        rows = monitor.get_logs()
+        monitors.append(rows[0].data if isinstance(rows, list) else rows.data)
     alone, together = monitors
     assert str(together) == str(alone)
