@@ -3,6 +3,7 @@
 import multiprocessing
 import threading
 import time
+from itertools import chain
 
 import joblib
 import numpy as np
@@ -120,11 +121,11 @@ def test_nested_calls_deeper_than_the_stack(depth, size):
         models = joblib.Parallel()(
             joblib.delayed(task)(level - 1, 2 * number + side) for side in (0, 1)
         )
-        return sum(models, [])
+        return list(chain.from_iterable(models))
 
     with stacked(size):
         models = joblib.Parallel()(joblib.delayed(task)(depth - 1, i) for i in range(2))
-    assert_same_models(sum(models, []), [i % 3 for i in range(2**depth)])
+    assert_same_models(chain.from_iterable(models), [i % 3 for i in range(2**depth)])
 
 
 def test_time_limit_of_joblib():

@@ -128,9 +128,9 @@ def program(seed):
         return lambda: joblib.Parallel(pre_dispatch=dispatch)(
             joblib.delayed(lambda m: clone(m).fit(X, y).predict(X))(m) for m in members
         )
-    return lambda: cross_validate(
-        member, X, y, cv=3, error_score=score, pre_dispatch=dispatch
-    )["test_score"]
+    return lambda: cross_validate(member, X, y, cv=3, error_score=score, pre_dispatch=dispatch)[
+        "test_score"
+    ]
 
 
 def outcome(run_it):

@@ -93,7 +93,7 @@ def test_errors_made_of_warnings_fail_their_fit_only():
     alone, _ = run(program)
     with stacked():
         together, warned = run(program)
-    assert list(alone.cv_results_["mean_test_score"])[0] == -1.0
+    assert alone.cv_results_["mean_test_score"][0] == -1.0
     for key in ("mean_test_score", "rank_test_score"):
         np.testing.assert_array_equal(together.cv_results_[key], alone.cv_results_[key])
     assert not any(is_summary(w) for w in warned)
@@ -115,9 +115,10 @@ def test_filters_are_the_same_object_after_failures():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = warnings.filters
+        grid = {"hidden_layer_sizes": [(3,), (-3,), (4,)]}
+        search = GridSearchCV(net(), grid, cv=3, error_score="raise")
         with stacked(), pytest.raises(ValueError, match="hidden_layer_sizes"):
-            grid = {"hidden_layer_sizes": [(3,), (-3,), (4,)]}
-            GridSearchCV(net(), grid, cv=3, error_score="raise").fit(X, y)
+            search.fit(X, y)
         assert warnings.filters is before
 
 
