@@ -56,6 +56,7 @@ class GroupBackend(ParallelBackendBase):
         self._outer = outer
         self._largest = MAX_STACK if max_stack is None else max_stack
         self._device = device
+        self._n_workers = 1
         self._lock = threading.RLock()
         self._collected: list[tuple[Items, Callable[[Any], Any]]] = []
         self._collecting = False
@@ -65,9 +66,11 @@ class GroupBackend(ParallelBackendBase):
         """As many tasks as all workers take together, so that joblib dispatches full groups."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        return self._n_workers() * self._largest
+        # Kept: results arrive in dask's own thread, which must not ask dask and wait.
+        self._n_workers = self._count_workers()
+        return self._n_workers * self._largest
 
-    def _n_workers(self) -> int:
+    def _count_workers(self) -> int:
         client = getattr(self._outer, "client", None)
         if client is not None and hasattr(client, "ncores"):  # dask: processes, not threads
             self._outer.effective_n_jobs(n_jobs=-1)  # waits for the first worker
@@ -109,7 +112,7 @@ class GroupBackend(ParallelBackendBase):
         tasks, self._collected = self._collected, []
         if not tasks:
             return
-        n_groups = max(self._n_workers(), -(-len(tasks) // self._largest))
+        n_groups = max(self._n_workers, -(-len(tasks) // self._largest))
         n_groups = min(n_groups, len(tasks))
         bounds = [len(tasks) * g // n_groups for g in range(n_groups + 1)]
         for first, stop in pairwise(bounds):

@@ -203,7 +203,7 @@ def test_bad_size(size):
 
 
 def test_bad_device():
-    with pytest.raises(ValueError, match="device: .*'warp'"), stacked(device="warp"):
+    with pytest.raises(ValueError, match=r"device: .*'warp'"), stacked(device="warp"):
         pass
 
 
