@@ -51,9 +51,9 @@ user code and training end:
   polling in the parent, sees it. Further tasks are submitted by the callbacks of those that end,
   before they count as ended. Parents do not count for the cap on tasks, which therefore cannot be
   used up by tasks that wait for tasks which it keeps out;
-* a training thread is answered: the asked task is ready. While it answers it has no meeting and
-  joblib runs sequentially in it, so its answer waits for nobody. The same holds for joblib's
-  callbacks, which run the caller's generator under joblib's own lock.
+* a training thread is answered: the asked task is ready. While it answers, its fits are trained
+  alone and joblib runs sequentially in it, so its answer waits for nobody. The same holds for
+  joblib's callbacks, which run the caller's generator under joblib's own lock.
 
 Locks: this class has one, every condition uses it, and no foreign code is called under it. joblib's
 lock is taken before ours (submit), never after.
@@ -72,7 +72,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from joblib import parallel_config
@@ -81,6 +81,7 @@ from joblib.parallel import SequentialBackend
 from sknn_resid.engine.meeting import attending
 from sknn_resid.stacking._memory import SHARE_OF_FREE, free_bytes
 from sknn_resid.stacking._round import (
+    Apart,
     needs_a_solo,
     note_unconverged,
     train_solo,
@@ -243,8 +244,7 @@ class Rendezvous:
         """
         # Who has no turn is the reader of a generator that its own call fills (`return_as`).
         if needs_a_solo(jobs) or self._holder is not task:
-            outcomes = train_solo(jobs, lambda: task.cancelled)
-            return self._outcomes(task, jobs, outcomes)
+            return self._outcomes(task, jobs, train_solo(jobs, lambda: task.cancelled))
         visit = Visit(task, jobs)
         with self._lock:
             if task.cancelled:
@@ -252,7 +252,7 @@ class Rendezvous:
             self._waiting.append(visit)
             self._pass_turn(task)
         while (question := self._next_question(task)) is not None:
-            with self._apart():
+            with self._apart(task):
                 question.ask()
             with self._lock:
                 question.done = True
@@ -315,7 +315,7 @@ class Rendezvous:
             # joblib goes on with the caller's generator in here, so its warnings are the owner's.
             if task.home.owner.warnings is not None:
                 task.home.owner.warnings.restore()
-            with self._apart():
+            with suppress(TaskCancelled), self._apart(task):
                 task.work.callback(outcome)
         finally:
             del outcome
@@ -330,10 +330,10 @@ class Rendezvous:
                 self._advance()
 
     @contextmanager
-    def _apart(self) -> Iterator[None]:
-        """Whatever is fitted in here waits for nobody: no meeting, joblib sequential."""
+    def _apart(self, task: Task) -> Iterator[None]:
+        """Whatever is fitted in here waits for nobody, and joblib runs sequentially."""
         backend = SequentialBackend(nesting_level=0)
-        with attending(None, self.device), parallel_config(backend=backend, n_jobs=1):
+        with attending(Apart(task), self.device), parallel_config(backend=backend, n_jobs=1):
             yield
 
     # -- the turn: all of it under the lock ---------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sknn_resid.stacking._terms import Actor, HookFailed, Task, Visit
+from sknn_resid.stacking._terms import Actor, HookFailed, Task, TaskCancelled, Visit
 
 if TYPE_CHECKING:
     from sknn_resid.engine.job import Outcome, TrainJob
@@ -114,3 +114,16 @@ class _Hooked:
             return self._ask(self.task, hook, view)
 
         return ask
+
+
+class Apart:
+    """The `Meeting` of a thread that others wait for: its fits are its own, but they can end."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def train(self, jobs: Sequence[TrainJob]) -> list[Outcome]:
+        outcomes = train_solo(jobs, lambda: self._task.cancelled)
+        if self._task.cancelled:
+            raise TaskCancelled
+        return outcomes

@@ -6,6 +6,7 @@ of threads follows from how many tasks really are under way, and none is left be
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 
@@ -28,7 +29,10 @@ class _Worker(threading.Thread):
                 work, self.work = self.work, None
             if work is None:
                 return
-            work()
+            try:
+                work()
+            except BaseException:  # reported like any thread's; this one is needed further on
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), self)))
 
 
 class Workers:

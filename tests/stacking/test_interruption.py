@@ -81,6 +81,13 @@ PROGRAMS = {
         for_hours.set_callbacks(Watch())
         main(lambda: GridSearchCV(for_hours, grid, cv=2).fit(X, y))
     """,
+    "fit in a callback": """
+        class Fitter(Watch):
+            def on_fit_task_end(self, estimator, context):
+                MLPRegressor(max_iter=10**7, n_iter_no_change=np.inf, random_state=0).fit(X, y)
+        for_hours.set_callbacks(Fitter())
+        main(lambda: GridSearchCV(for_hours, grid, cv=2).fit(X, y))
+    """,
     "early stopping": """
         for_hours.set_params(early_stopping=True)
         main(lambda: GridSearchCV(for_hours, grid, cv=2).fit(X, y))
