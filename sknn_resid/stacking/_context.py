@@ -61,7 +61,7 @@ def stacked(max_stack: int | None = None, device: str | None = None) -> Iterator
     >>> search = GridSearchCV(model, {"mlpclassifier__alpha": [1e-4, 1e-2, 1.0]})
     >>> with stacked():
     ...     search = search.fit(X, y)
-    >>> len(search.cv_results_["params"]), search.best_score_ > 0.9
+    >>> len(search.cv_results_["params"]), bool(search.best_score_ > 0.9)
     (3, True)
     """
     around, _ = joblib.parallel.get_active_backend()
