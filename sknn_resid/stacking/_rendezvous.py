@@ -168,8 +168,10 @@ class Rendezvous:
     @contextmanager
     def gather(self, call: Call) -> Iterator[None]:
         """The owner waits for the call's tasks; entered when the first ones are submitted."""
+        # Not always in the owner's thread: a generator (`return_as`) may be read in another one. The
+        # turn is then passed on and taken back in the owner's name.
         owner = call.owner
-        take_back = self._actor() is owner and self._holder is owner
+        take_back = self._holder is owner
         is_parent = take_back and isinstance(owner, Task)
         try:
             with self._lock:

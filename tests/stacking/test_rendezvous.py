@@ -176,6 +176,25 @@ def test_generator_inside_a_task():
         assert_same_models(models[1::2], [seed] * 3)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_generator_that_another_thread_reads(nested):
+    def task(seed):
+        found = joblib.Parallel(return_as="generator")(
+            joblib.delayed(fit)(seed + k) for k in range(3)
+        )
+        models = []
+        reader = threading.Thread(target=lambda: models.extend(found), daemon=True)
+        reader.start()
+        reader.join(60)
+        assert not reader.is_alive()
+        return models
+
+    with stacked():
+        found = parallel(task, [0, 10]) if nested else [task(0), task(10)]
+    for seed, models in zip((0, 10), found, strict=True):
+        assert_same_models(models, [seed, seed + 1, seed + 2])
+
+
 @pytest.mark.parametrize("used", [0, 2])
 def test_generator_that_is_dropped(used):
 
