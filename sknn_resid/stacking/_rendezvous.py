@@ -168,8 +168,7 @@ class Rendezvous:
     @contextmanager
     def gather(self, call: Call) -> Iterator[None]:
         """The owner waits for the call's tasks; entered when the first ones are submitted."""
-        # Not always in the owner's thread: a generator (`return_as`) may be read in another one. The
-        # turn is then passed on and taken back in the owner's name.
+        # In the owner's name, since another thread may be the reader of a generator (`return_as`).
         owner = call.owner
         take_back = self._holder is owner
         is_parent = take_back and isinstance(owner, Task)
