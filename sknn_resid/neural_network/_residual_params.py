@@ -15,6 +15,7 @@ import torch
 
 from sknn_resid._device import resolve_device
 from sknn_resid.engine.losses import Loss
+from sknn_resid.engine.meeting import preferred_device
 from sknn_resid.engine.residual_init import Init, InitSpec
 from sknn_resid.engine.residual_spec import Normalization, Periodic, ResidualSpec, Skip
 from sknn_resid.engine.schedules import Cosine, FlatCosine, OneCycle, Schedule
@@ -297,7 +298,9 @@ def placement(est: Any, X: np.ndarray, n_distinct: int) -> Placement:
     hidden = est.hidden_factor * est.width
     per_row = est.width * (X.shape[1] + est.n_blocks * est.n_layers_per_block * hidden)
     rows = min(X.shape[0], 256 if est.batch_size == "auto" else est.batch_size)
-    device = resolve_device(est.device, float(est.n_estimators * rows * per_row))
+    device = resolve_device(
+        preferred_device() or est.device, float(est.n_estimators * rows * per_row)
+    )
     small = est.dtype is None or n_distinct <= FULL_BATCH_ROWS
     follows = device.type == "cpu" and small
     data_dtype = X.dtype if follows else np.dtype(np.float32)
