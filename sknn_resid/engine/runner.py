@@ -105,7 +105,7 @@ def _train_at_once(
     if n_workers > 1 and max(stack.flops for stack in stacks) < THREAD_FLOPS:
         n_workers = 1
         stacks = plan_stacks(likes, n_workers)
-    if len(stacks) < n_workers and stacks[0].flops >= SINGLE_THREAD_FLOPS:
+    if len(stacks) < n_workers and stacks[0].flops_of_a_model >= SINGLE_THREAD_FLOPS:
         n_workers = 1  # few and large: one after another, each on all cores
 
     def task(stack: StackPlan) -> None:
@@ -122,7 +122,9 @@ def _train_at_once(
 def _threads(job: TrainJob, stack: StackPlan, *, alone: bool) -> AbstractContextManager[None]:
     # bfloat16 products and those of an accelerator are torch's
     numpy_products = job.network.product_dtype == job.network.dtype and job.device.type == "cpu"
-    return training_threads(stack.flops if alone else 0.0, numpy_products=numpy_products)
+    # BLAS sees one model at a time: threads of its own pay by the work of one, not of the stack.
+    flops = stack.flops_of_a_model if alone else 0.0
+    return training_threads(flops, numpy_products=numpy_products)
 
 
 def _train(likes: Sequence[Likeness], stack: StackPlan, interrupt: Interrupt) -> list[Outcome]:
