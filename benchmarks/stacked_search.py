@@ -35,7 +35,7 @@ import statistics
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -113,6 +113,7 @@ def grid(shape: Shape) -> dict[str, list[float]]:
 
 def search(shape: Shape, name: str, n_jobs: int, device: str, X: Any, y: Any) -> Callable[[], Any]:
     """A function that runs the search of one contestant and returns it fitted."""
+    import joblib
     import sklearn.neural_network
     from sklearn.model_selection import GridSearchCV
 
@@ -129,8 +130,16 @@ def search(shape: Shape, name: str, n_jobs: int, device: str, X: Any, y: Any) ->
     if name == "skorch":
         values = {"optimizer__weight_decay": values["alpha"], "lr": values["learning_rate_init"]}
 
+    def around() -> AbstractContextManager[Any]:
+        if name == "stacked":
+            return stacked()
+        if n_jobs == 1:
+            return nullcontext()
+        # One thread a process, which is joblib's own rule where OMP_NUM_THREADS is not set.
+        return joblib.parallel_config(backend="loky", inner_max_num_threads=1)
+
     def run() -> Any:
-        with stacked() if name == "stacked" else nullcontext():
+        with around():
             return GridSearchCV(net, values, cv=FOLDS, n_jobs=n_jobs, refit=False).fit(X, y)
 
     return run

@@ -49,6 +49,11 @@ class StackPlan:
     flops: float
 
     @property
+    def flops_of_a_model(self) -> float:
+        """Work of one model in a step: a product of BLAS is of one model."""
+        return self.flops / len(self.paths)
+
+    @property
     def jobs(self) -> list[int]:
         """All jobs of the stack."""
         return [i for path in self.paths for i in path]

@@ -25,8 +25,9 @@ from sknn_resid.engine.workers import Interrupt, available_threads, run_all
 
 # Work of a step from which on a thread beside another pays. Between two calls of a step a thread
 # needs the interpreter; one that finds it taken sleeps, and waking took 16 microseconds. Speed of
-# two threads over one, on two cores: 0.75 at 2e7 (iris), 0.86 at 8e7, 1.1 at 1.3e8, 1.25 at 5e8.
-THREAD_FLOPS = 1e8
+# two threads over one, on two busy cores: 0.75 at 2e7 (iris), 0.86 at 8e7, 0.7 to 1.2 at 1.3e8
+# (digits), 1.25 at 5e8.
+THREAD_FLOPS = 4e8
 
 
 def run_jobs(jobs: Sequence[TrainJob]) -> list[TrainResult]:
@@ -109,7 +110,7 @@ def _train_at_once(
     if n_workers > 1 and max(stack.flops for stack in stacks) < THREAD_FLOPS:
         n_workers = 1
         stacks = plan_stacks(likes, n_workers)
-    if len(stacks) < n_workers and stacks[0].flops >= SINGLE_THREAD_FLOPS:
+    if len(stacks) < n_workers and stacks[0].flops_of_a_model >= SINGLE_THREAD_FLOPS:
         n_workers = 1  # few and large: one after another, each on all cores
 
     def task(stack: StackPlan) -> None:
@@ -126,7 +127,9 @@ def _train_at_once(
 def _threads(job: TrainJob, stack: StackPlan, *, alone: bool) -> AbstractContextManager[None]:
     # bfloat16 products and those of an accelerator are torch's
     numpy_products = job.network.product_dtype == job.network.dtype and job.device.type == "cpu"
-    return training_threads(stack.flops if alone else 0.0, numpy_products=numpy_products)
+    # BLAS sees one model at a time: threads of its own pay by the work of one, not of the stack.
+    flops = stack.flops_of_a_model if alone else 0.0
+    return training_threads(flops, numpy_products=numpy_products)
 
 
 def _train(likes: Sequence[Likeness], stack: StackPlan, interrupt: Interrupt) -> list[Outcome]:

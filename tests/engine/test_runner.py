@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -408,6 +409,21 @@ def test_little_work_stays_in_one_thread(monkeypatch):
     jobs = [replace(job, on_epoch=look) for job in jobs_of(8)]
     run_jobs(restarted(jobs))
     assert threads == {threading.get_ident()}
+
+
+def test_blas_has_one_thread_for_a_stack_of_small_networks(monkeypatch):
+    """A stack of many small networks is much work, but each product of BLAS is small."""
+    monkeypatch.setattr(runner, "available_threads", lambda: 1)
+    jobs = jobs_of(8)
+    of_one = 6 * jobs[0].network.n_params * 32
+    seen = []
+    monkeypatch.setattr(
+        runner,
+        "training_threads",
+        lambda flops, *, numpy_products: seen.append(flops) or nullcontext(),
+    )
+    run_jobs(restarted(jobs))
+    assert seen == [of_one]
 
 
 def test_float32_and_classes(n_workers):
