@@ -158,7 +158,7 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
             n_bins=self.n_bins,
         ).fit(X, sample_weight=weight)
         check_consistent_length(X, y_ok)
-        encoded = encoder.transform(X)
+        encoded = encoder.encoded(X)
         codec = self._fit_codec(y_ok, weight)
         by_class = self._class_weights(codec, y_ok, weight)
         if by_class is not None:

@@ -25,7 +25,7 @@ def validated_rows(est: Any, encoder: TableEncoder, X: Any, dtype: np.dtype) -> 
     # carry the estimator's own name.
     if getattr(X, "ndim", 2) == 2:
         validate_data(est, X, skip_check_array=True, reset=False)
-    return np.ascontiguousarray(encoder.transform(X), dtype=dtype)
+    return np.ascontiguousarray(encoder.encoded(X), dtype=dtype)
 
 
 class EnsemblePredictor(ClassNamePrefixFeaturesOutMixin, TransformerMixin):

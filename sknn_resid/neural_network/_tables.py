@@ -215,6 +215,10 @@ default="from_dtype"
         TypeError
             If levels of a column are of another kind than in fit, such as 1 instead of "1".
         """
+        return self.encoded(X)
+
+    def encoded(self, X: Any) -> np.ndarray:
+        """As `transform`, but an ndarray whatever ``set_output`` or the configuration ask for."""
         check_is_fitted(self, "columns_")
         table = as_table(self, X, reset=False)
         out = np.zeros((table.shape[0], len(self.kinds_)), dtype=self.dtype_)
