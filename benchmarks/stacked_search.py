@@ -228,16 +228,18 @@ def work(options: argparse.Namespace) -> None:
     if "skorch" in names and importlib.util.find_spec("skorch") is None:
         names.remove("skorch")
         notes.append("skorch is not installed: its rows are missing")
-    with harness.pinned_threads(threads):
-        for name in options.shapes:
-            shape = SHAPES[name]
-            if options.device == "cuda":
-                shape = replace(shape, alphas=20, rates=10)
-            if options.smoke:
-                shape = replace(shape, rows=min(shape.rows, 300), epochs=2, alphas=2, rates=2)
-            for dtype in options.dtypes:
-                print(f"  {name} {dtype} ...", file=sys.stderr, flush=True)
-                rows += measure(shape, dtype, names, threads, options.device, options.repeats)
+    # The environment of a worker sets the counts of all pools (`harness.run_worker`). A limit of
+    # threadpoolctl on top would belong to this thread and keep others, in which stacks are
+    # trained, from setting theirs.
+    for name in options.shapes:
+        shape = SHAPES[name]
+        if options.device == "cuda":
+            shape = replace(shape, alphas=20, rates=10)
+        if options.smoke:
+            shape = replace(shape, rows=min(shape.rows, 300), epochs=2, alphas=2, rates=2)
+        for dtype in options.dtypes:
+            print(f"  {name} {dtype} ...", file=sys.stderr, flush=True)
+            rows += measure(shape, dtype, names, threads, options.device, options.repeats)
     options.worker_output.write_text(json.dumps({"rows": rows, "notes": notes}))
 
 

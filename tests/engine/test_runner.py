@@ -21,6 +21,7 @@ from sknn_resid.engine.losses import CallableLoss, SoftmaxCrossEntropy, SquaredE
 from sknn_resid.engine.plan import models_per_stack, plan_stacks
 from sknn_resid.engine.runner import run_jobs, train_jobs
 from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.engine.structure import layout_of
 from sknn_resid.engine.workers import Interrupt, available_threads, run_all
 
 LOSS = SquaredError()
@@ -415,7 +416,7 @@ def test_blas_has_one_thread_for_a_stack_of_small_networks(monkeypatch):
     """A stack of many small networks is much work, but each product of BLAS is small."""
     monkeypatch.setattr(runner, "available_threads", lambda: 1)
     jobs = jobs_of(8)
-    of_one = 6 * jobs[0].network.n_params * 32
+    of_one = 6 * layout_of(jobs[0].network).n_params * 32
     seen = []
     monkeypatch.setattr(
         runner,
