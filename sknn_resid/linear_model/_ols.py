@@ -56,12 +56,12 @@ class OLS(LeastSquaresBase):
     rank_gap_ : float
         By what factor the smallest singular value kept exceeds the largest one dropped, of columns
         scaled to equal length; inf if none is dropped. Near 1 the rank is a matter of taste.
-    singular_values_ : ndarray of shape (rank_,)
+    singular_values_ : ndarray of shape (rank,)
         Singular values of X (centred, if there is an intercept), rows times the square roots of
         their weights; descending.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string names.
     device_ : str
         Where it was computed.

@@ -21,7 +21,7 @@ class PenalisedMixin:
 
     @property
     def shrinkage_(self) -> np.ndarray:
-        """Factor of each direction, (rank_,) or (n_targets, rank_) for a two-dimensional y."""
+        """Factor of each direction, (rank,) or (n_targets, rank) for a two-dimensional y."""
         check_is_fitted(self)
         factors = self._fitted.shrinkage
         return factors[0] if self._single_target else factors

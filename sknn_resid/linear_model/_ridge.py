@@ -66,7 +66,7 @@ class Ridge(PenalisedMixin, LeastSquaresBase):
         Intercept; 0.0 with ``fit_intercept=False``.
     solver_ : str
         'svd'.
-    shrinkage_ : ndarray of shape (rank_,) or (n_targets, rank_)
+    shrinkage_ : ndarray of shape (rank,) or (n_targets, rank)
         Factor ``d^2 / (d^2 + alpha)`` of each direction, in the order of `singular_values_`; 1 for
         unpenalised directions.
     rank_ : int
@@ -74,13 +74,13 @@ class Ridge(PenalisedMixin, LeastSquaresBase):
     rank_gap_ : float
         By what factor the smallest singular value kept exceeds the largest one dropped, of columns
         scaled to equal length; inf if none is dropped.
-    singular_values_ : ndarray of shape (rank_,)
+    singular_values_ : ndarray of shape (rank,)
         Singular values of X (centred, if there is an intercept), rows times the square roots of
         their weights; descending. With ``penalty_weights``, those of the columns divided by the
         square roots of these, unpenalised directions first with inf.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string names.
     device_ : str
         Where it was computed.

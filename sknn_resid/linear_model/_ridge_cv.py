@@ -99,18 +99,18 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
         Coefficients.
     intercept_ : float or ndarray of shape (n_targets,)
         Intercept; 0.0 with ``fit_intercept=False``.
-    shrinkage_ : ndarray of shape (rank_,) or (n_targets, rank_)
+    shrinkage_ : ndarray of shape (rank,) or (n_targets, rank)
         Factor ``d^2 / (d^2 + alpha_)`` of each direction, in the order of `singular_values_`.
     rank_ : int
         Rank of X (centred, if there is an intercept), decided on columns scaled to equal length.
     rank_gap_ : float
         By what factor the smallest singular value kept exceeds the largest one dropped, of columns
         scaled to equal length; inf if none is dropped.
-    singular_values_ : ndarray of shape (rank_,)
+    singular_values_ : ndarray of shape (rank,)
         Singular values of X; see :class:`Ridge`.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string names.
     device_ : str
         Where it was computed.

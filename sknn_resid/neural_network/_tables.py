@@ -66,7 +66,7 @@ default="from_dtype"
 
     Attributes
     ----------
-    columns_ : list of n_features_in_ objects
+    columns_ : list of objects
         What was learned from each input column: ``pandas.DataFrame(encoder.columns_)`` shows it.
         Each has a ``name`` and a ``kind``: "numeric" (with ``median``, ``scale``, ``edges``,
         ``missing``), "category" (``levels``, ``counts``, ``n_levels``, ``missing``) or "empty".
@@ -75,13 +75,13 @@ default="from_dtype"
         "piecewise" (part of the embedding) or "onehot", in this order.
     source_ : ndarray of shape (n_outputs,)
         Index of the input column that each output column comes from.
-    is_categorical_ : ndarray of shape (n_features_in_,), dtype bool
+    is_categorical_ : ndarray of shape (`n_features_in_`,), dtype bool
         Which input columns were taken for categories.
     dtype_ : numpy dtype
         Of the output.
     n_features_in_ : int
         Number of input columns.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the input columns, if all are strings.
 
     Notes
