@@ -194,6 +194,7 @@ STREAMED = [
 ]
 
 
+# Batches, or all rows, may be fewer than the columns: said, and tested in test_bad_input.
 @pytest.mark.filterwarnings("ignore::numpy.exceptions.RankWarning")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("cuts", [[15], [1, 2, 3, 10], list(range(1, 30))], ids=len)
@@ -211,6 +212,7 @@ def test_streaming_is_all_at_once(model, cuts, weighted, rows):
     assert list(streamed.summary().index) == list(whole.summary().index)
 
 
+# Batches, or all rows, may be fewer than the columns: said, and tested in test_bad_input.
 @pytest.mark.filterwarnings("ignore::numpy.exceptions.RankWarning")
 @pytest.mark.parametrize("model", STREAMED, ids=str)
 @pytest.mark.parametrize("first", [20, 3])
@@ -282,6 +284,7 @@ def test_a_fit_does_not_keep_the_rows(rows):
         assert size < 5000 * 2 * 8 + 20_000
 
 
+# Batches, or all rows, may be fewer than the columns: said, and tested in test_bad_input.
 @pytest.mark.filterwarnings("ignore::numpy.exceptions.RankWarning")
 @pytest.mark.parametrize("model", [OLS(refine=False), Ridge(), RidgeCV(keep_rows=True)], ids=str)
 @pytest.mark.parametrize("shape", [(30, 3), (8, 30)])

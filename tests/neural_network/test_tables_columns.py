@@ -196,6 +196,7 @@ def test_categories_by_name_index_or_mask(listed):
 def test_errors_are_those_of_hist_gradient_boosting(listed):
     X = pd.DataFrame({"a": [1.0, 2, 4, 3], "b": [1.0, 0, 1, 2]})
     theirs = HistGradientBoostingClassifier(categorical_features=listed)
+    # Of what kind the error is, and its words, are scikit-learn's to say.
     with pytest.raises(Exception) as expected:  # noqa: PT011
         theirs.fit(X, [0, 1, 0, 1])
     with pytest.raises(type(expected.value)) as found:

@@ -62,9 +62,10 @@ def test_callback_stops_its_own_model():
     def stop(estimator, epoch):
         return epoch >= (2 if estimator.alpha == 1e-2 else 9)
 
-    program = lambda: cross_validate(  # noqa: E731
-        GridSearchCV(net().set_callbacks(Watch(stop)), GRID, cv=2), X, y, return_estimator=True
-    )
+    def program():
+        search = GridSearchCV(net().set_callbacks(Watch(stop)), GRID, cv=2)
+        return cross_validate(search, X, y, return_estimator=True)
+
     alone, _ = run(program)
     with stacked():
         together, _ = run(program)

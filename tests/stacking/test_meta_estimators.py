@@ -98,7 +98,10 @@ def test_nested_searches_meet_across_their_folds(rounds):
 
 def test_different_structures_in_one_search(rounds):
     grid = {"hidden_layer_sizes": [(4,), (6,), (4, 3)], "activation": ["relu", "tanh"]}
-    program = lambda: [GridSearchCV(net(), grid, cv=3).fit(X, y)]  # noqa: E731
+
+    def program():
+        return [GridSearchCV(net(), grid, cv=3).fit(X, y)]
+
     alone = run(program)
     rounds.clear()
     with stacked():
@@ -175,7 +178,10 @@ def test_estimators_beside_each_other(rounds):
     models = [net(), LogisticRegression(), net(solver="lbfgs"), net(alpha=1.0)]
     pipe = piped(net())
     grid = {prefix(pipe)[:-2]: models}
-    program = lambda: [GridSearchCV(clone(pipe), grid, cv=3).fit(X, y)]  # noqa: E731
+
+    def program():
+        return [GridSearchCV(clone(pipe), grid, cv=3).fit(X, y)]
+
     alone = run(program)
     rounds.clear()
     with stacked():

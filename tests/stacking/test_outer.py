@@ -13,7 +13,7 @@ from stacking.programs import X, arrays, net, networks, piped, run, y
 from sknn_resid import stacked
 from sknn_resid.stacking._outer import GroupBackend
 
-distributed = pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed", reason="needs the extra 'distributed'")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,10 @@ def test_search(client):
 
 
 def test_every_fit(client):
-    program = lambda: cross_validate(net(), X, y, cv=6, return_estimator=True)  # noqa: E731
+
+    def program():
+        return cross_validate(net(), X, y, cv=6, return_estimator=True)
+
     alone, _ = run(program)
     with on_the_cluster(client):
         together, _ = run(program)
@@ -113,7 +116,10 @@ def test_an_error_is_the_callers(client):
 
 def test_nested_search(client):
     search = GridSearchCV(net(), {"alpha": [1e-3, 1.0]}, cv=2)
-    program = lambda: cross_validate(search, X, y, cv=2, return_estimator=True)  # noqa: E731
+
+    def program():
+        return cross_validate(search, X, y, cv=2, return_estimator=True)
+
     alone, _ = run(program)
     with on_the_cluster(client):
         together, _ = run(program)
