@@ -34,6 +34,7 @@ FLOORS = {
     "engine.schedules": 21,
     "engine.data": 21,
     "engine.memory": 21,
+    "engine.watch": 21,
     "engine.newton_schulz": 21,
     "engine.residual_spec": 22,
     "engine.spec": 23,
@@ -50,6 +51,7 @@ FLOORS = {
     "engine.job": 29,
     "engine.fitted": 30,
     "engine.residual_fitted": 30,
+    "engine.trace": 30,
     "engine.validation": 31,
     "engine.stack": 31,
     "engine.loop": 32,
@@ -133,6 +135,7 @@ FLOORS = {
     # 50: what both estimators share; 60: the estimators
     "neural_network._base": 50,
     "neural_network._residual_base": 52,
+    "neural_network._subject": 54,
     "neural_network._classifier": 60,
     "neural_network._regressor": 60,
     "neural_network._residual_classifier": 60,
@@ -157,6 +160,7 @@ FLOORS = {
     "linear_model": 70,
     # 72 to 75: looking into fitted models
     "inspection._drawing": 72,
+    "inspection._network": 72,
     "inspection._ridge_path_display": 73,
     "inspection._shrinkage_display": 73,
     "inspection._variance_display": 73,
