@@ -38,6 +38,7 @@ FLOORS = {
     "engine.resnet_spec": 20,
     "engine.resnet_norm": 21,
     "engine.resnet": 22,
+    "engine.resnet_statistics": 23,
     "engine.residual_spec": 22,
     "engine.spec": 23,
     "engine.slots": 23,

@@ -20,7 +20,7 @@ from sknn_resid.engine.resnet import (
     pad_channels,
     to_arrays,
 )
-from sknn_resid.engine.resnet_norm import BatchNorm, recompute_statistics
+from sknn_resid.engine.resnet_norm import BatchNorm
 from sknn_resid.engine.resnet_spec import (
     BlockSpec,
     ResNetSpec,
@@ -29,6 +29,7 @@ from sknn_resid.engine.resnet_spec import (
     is_statistic,
     resolve_stem,
 )
+from sknn_resid.engine.resnet_statistics import recompute_statistics
 
 
 def imagenet(depth, shortcut="B", n_outputs=1000, **options):
