@@ -164,7 +164,9 @@ FLOORS = {
     "linear_model": 70,
     # 72 to 75: looking into fitted models
     "inspection._drawing": 72,
-    "inspection._network": 72,
+    "inspection._passes": 72,
+    "inspection._network": 73,
+    "inspection._trace": 74,
     "inspection._ridge_path_display": 73,
     "inspection._shrinkage_display": 73,
     "inspection._variance_display": 73,

@@ -122,7 +122,12 @@ METHODS = [
 ]
 
 
-PACKAGES = ["sknn_resid", "sknn_resid.neural_network", "sknn_resid.linear_model"]
+PACKAGES = [
+    "sknn_resid",
+    "sknn_resid.neural_network",
+    "sknn_resid.linear_model",
+    "sknn_resid.inspection",
+]
 
 
 @pytest.mark.parametrize("module", PACKAGES)

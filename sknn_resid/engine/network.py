@@ -216,8 +216,8 @@ class StackedNetwork:
         return seen(self._watch, layer, what, tensor)
 
     def _bind_input_delta(self, slot: BatchSlot) -> list[Op]:
-        """dJ/dX = delta^(1) W^(1)', where somebody looks at it."""
-        if self._watch is None:
+        """dJ/dX = delta^(1) W^(1)', where somebody looks; it is dense: not for sparse rows."""
+        if self._watch is None or isinstance(slot.X_MBD, SparseRows):
             return []
         n, D = slot.n_rows, self.spec.layer_sizes[0]
         dX_MBD = self._buffer("dX", -1, D, n)

@@ -338,6 +338,8 @@ class StackedResidualNetwork:
         self, bound: Bound, X: Tensor | SparseRows, raw: Tensor, d: Tensor
     ) -> list[Op]:
         """dJ/dX: through the projection, and through the periodic features."""
+        if isinstance(X, SparseRows):
+            return []
         spec, n = self.spec, bound.n
         dX = bound.buffer("dX", spec.n_features, low=True)
         ops: list[Op] = [matmul(d, raw.mT, dX)]
