@@ -178,7 +178,6 @@ class Stage:
         gamma, beta = self._names
         return ops + self._norm.backward(dp, du, gamma, beta, bound.sink, add=add)
 
-
     @property
     def activated(self) -> list[Activated]:
         """Where its activations lie, once it is bound; empty without a function."""

@@ -6,7 +6,7 @@ the penalty, before clipping) and the step's change of it, D:
     gradient_norm = |g|      gradient_rms = |g| / sqrt(number of entries)
     weight_norm   = |W|      update_ratio = |D| / |W|   (before the step; about 1e-3 is usual)
 
-|.| is the Frobenius norm, summed in float64: in float32 squares vanish below 1e-23. For the
+|.| is the Frobenius norm (the squares of 1e-23 do not exist in float32: `frobenius`). For the
 activations h = f(z) that follow the layer, over the rows of a batch (weights r, sum 1) and the
 units:
 
@@ -42,14 +42,19 @@ from sknn_resid.engine.activations import (
     Activation,
     Elu,
     Gelu,
+    Identity,
+    LeakyRelu,
     Logistic,
     Mish,
+    Relu,
     Silu,
+    Softplus,
     Tanh,
 )
 from sknn_resid.engine.structure import AnyNetwork
 
 FLAT = 0.05  # of the largest derivative
+SAFE_NORM = (1e-10, 1e15)  # float32 norms between these are right to its own precision
 WEIGHTS = ("gradient_norm", "gradient_rms", "weight_norm", "update_ratio")
 ACTIVATIONS = ("activation_mean", "activation_std", "saturated_fraction", "dead_fraction")
 COLUMNS = (*WEIGHTS, *ACTIVATIONS)
@@ -75,7 +80,43 @@ def flat_on_both_sides(function: Activation) -> bool:
     return isinstance(function, Logistic | Tanh)
 
 
-def activation_numbers(parts: Sequence[Activated], r_M1B: Tensor) -> Tensor:
+class Scratch:
+    """Memory for one tensor of each size, used again and again."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[torch.Size, torch.dtype], Tensor] = {}
+
+    def like(self, other: Tensor) -> Tensor:
+        """Memory of the size of this one; its content is whatever was there."""
+        key = (other.shape, other.dtype)
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty_like(other, memory_format=torch.contiguous_format)
+        return self._buffers[key]
+
+
+class Rows:
+    """The rows of a batch, and which of them count.
+
+    Parameters
+    ----------
+    r_M1B : Tensor of shape (M, 1, B)
+        Weights of the rows, of sum 1; 0 leaves a row out.
+    scratch : Scratch
+    """
+
+    def __init__(self, r_M1B: Tensor, scratch: Scratch) -> None:
+        self.r_M1B, self.scratch = r_M1B, scratch
+        off_MB1 = (r_M1B <= 0).mT
+        self.off_MB1 = off_MB1 if bool(off_MB1.any()) else None
+        self.weightless_M1 = off_MB1.all(1)
+
+    def mean(self, parts: Sequence[Tensor]) -> Tensor:
+        """Mean over rows by weight, units and parts of equal size: shape (M, 1)."""
+        means = [torch.matmul(self.r_M1B, part).mean(2) for part in parts]
+        return means[0] if len(means) == 1 else torch.stack(means).mean(0)
+
+
+def activation_numbers(parts: Sequence[Activated], rows: Rows) -> Tensor:
     """The numbers `ACTIVATIONS` of each model, shape (M, 4), float64.
 
     Parameters
@@ -83,41 +124,72 @@ def activation_numbers(parts: Sequence[Activated], r_M1B: Tensor) -> Tensor:
     parts : sequence of Activated
         Of one function; several are taken together as if each held rows of its own, as the uses of
         a layer that blocks share.
-    r_M1B : Tensor of shape (M, 1, B)
-        Weights of the rows, of sum 1; 0 leaves a row out.
+    rows : Rows
     """
     function = parts[0].function
-    threshold, share = FLAT * steepest(function), 1.0 / len(parts)
-    live_MB1 = (r_M1B > 0).mT
-    values = [part.h.to(r_M1B.dtype) for part in parts]
-    mean_M11 = sum(torch.matmul(r_M1B, h).mean(2, keepdim=True) for h in values) * share
-    squares = (torch.matmul(r_M1B, (h - mean_M11).square_()).mean((1, 2)) for h in values)
-    std_M = (sum(squares) * share).sqrt_()  # type: ignore[union-attr]
-    slopes = [_slope(part) for part in parts]
-    top_MH = torch.stack([(slope * live_MB1).amax(1) for slope in slopes]).amax(0)
-    if flat_on_both_sides(function):
-        flat = [(slope < threshold).to(r_M1B.dtype) for slope in slopes]
-        saturated_M = sum(torch.matmul(r_M1B, part).mean((1, 2)) for part in flat) * share
-    else:
-        saturated_M = (top_MH < threshold).double().mean(1)
-    dead_M = (top_MH == 0).double().mean(1)
-    columns = [mean_M11.flatten(), std_M, saturated_M, dead_M]
-    numbers = torch.stack([column.double() for column in columns], dim=1)  # type: ignore[union-attr]
-    weightless = ~live_MB1.any(1)
-    return numbers.masked_fill_(weightless, math.nan)
+    threshold = FLAT * steepest(function)
+    values = [part.h.to(rows.r_M1B.dtype) for part in parts]
+    mean_M1 = rows.mean(values)
+    # the one use of the common memory ends before the next begins
+    squares = [rows.mean([_squares(h, mean_M1, rows.scratch.like(h))]) for h in values]
+    std_M1 = torch.stack(squares).mean(0).sqrt_()
+    tops, flats = [], []
+    for part in parts:
+        top_MH, slope = _steepest_by_unit(part, rows)
+        tops.append(top_MH)
+        if slope is not None:
+            flats.append(rows.mean([slope.lt_(threshold).to(rows.r_M1B.dtype)]))
+    top_MH = tops[0] if len(tops) == 1 else torch.stack(tops).amax(0)
+    dead_M1 = _share(top_MH == 0)
+    saturated_M1 = torch.stack(flats).mean(0) if flats else _share(top_MH < threshold)
+    columns = [mean_M1.double(), std_M1.double(), saturated_M1.double(), dead_M1]
+    return torch.cat(columns, dim=1).masked_fill_(rows.weightless_M1, math.nan)
 
 
-def _slope(part: Activated) -> Tensor:
-    """|f'(z)|, by the function's own backward pass from a delta of 1."""
-    slope = torch.ones_like(part.h, memory_format=torch.contiguous_format)
-    for op in part.function.bind_backward(part.z, part.h, slope):
+def _squares(h: Tensor, mean_M1: Tensor, out: Tensor) -> Tensor:
+    return torch.sub(h, mean_M1.unsqueeze(2), out=out).square_()
+
+
+def _share(found_MH: Tensor) -> Tensor:
+    return found_MH.double().mean(1, keepdim=True)
+
+
+def _steepest_by_unit(part: Activated, rows: Rows) -> tuple[Tensor, Tensor | None]:
+    """Largest |f'(z)| of each unit over the rows that count, (M, H), and |f'| itself or None.
+
+    |f'| by the function's own backward pass from a delta of 1. Where f and f' both rise with z, or
+    f' is far from flat beyond its peak, one row will do: that of the largest h. The second is given
+    for functions that are flat on both sides; it is 0 on rows that do not count.
+    """
+    function, off = part.function, rows.off_MB1
+    if isinstance(function, Relu | LeakyRelu | Elu | Softplus | Identity):
+        h = part.h if off is None else part.h.masked_fill(off, -math.inf)
+        return _slope(part.function, *[h.amax(1, keepdim=True)] * 2).squeeze(1), None
+    slope = _slope(function, part.z, part.h, rows.scratch.like(part.h))
+    if off is not None:
+        slope.masked_fill_(off, 0.0)
+    return slope.amax(1), slope if flat_on_both_sides(function) else None
+
+
+def _slope(function: Activation, z: Tensor, h: Tensor, out: Tensor | None = None) -> Tensor:
+    slope = torch.ones_like(h) if out is None else out.fill_(1.0)
+    for op in function.bind_backward(z, h, slope):
         op()
-    return slope.abs_()
+    return slope.abs_() if isinstance(function, Gelu | Silu | Mish) else slope
 
 
-def frobenius(matrix_Mij: Tensor) -> Tensor:
-    """Norm of each model's matrix, shape (M,), float64."""
-    return torch.linalg.vector_norm(matrix_Mij, dim=(1, 2), dtype=torch.float64)
+def frobenius(matrices: Sequence[Tensor]) -> Tensor:
+    """Norm of each of L matrices (M, i, j), shape (M, L), float64.
+
+    Summed in float64 where float32 would lose it: squares end below 1e-38 and above 1e38.
+    """
+    norms_ML = torch.stack([torch.linalg.vector_norm(W, dim=(1, 2)) for W in matrices], dim=1)
+    if norms_ML.dtype == torch.float64:
+        return norms_ML
+    if bool(((norms_ML > SAFE_NORM[0]) & (norms_ML < SAFE_NORM[1])).all()):
+        return norms_ML.double()
+    norms = [torch.linalg.vector_norm(W, dim=(1, 2), dtype=torch.float64) for W in matrices]
+    return torch.stack(norms, dim=1)
 
 
 class FlowRecorder:
@@ -147,8 +219,9 @@ class FlowRecorder:
     def __init__(self, network: AnyNetwork, n_rows_M: Sequence[int], batch: int) -> None:
         self._network = network
         self._weights = network.matrices(network.params_MP)
-        self._gradients = network.matrices(network.grads_MP)
-        self._before = {name: torch.empty_like(W) for name, W in self._weights.items()}
+        self._gradients = list(network.matrices(network.grads_MP).values())
+        self._before = [torch.empty_like(W) for W in self._weights.values()]
+        roots = [math.sqrt(W[0].numel()) for W in self._weights.values()]
         due = [max(0, int(n) // batch - 1) for n in n_rows_M]
         self._models = {b: [m for m, at in enumerate(due) if at == b] for b in due}
         self.batches = set(due)
@@ -156,29 +229,37 @@ class FlowRecorder:
         device = network.params_MP.device
         self._step_MLC = torch.full(shape, math.nan, dtype=torch.float64, device=device)
         self._flow_MLC = torch.full_like(self._step_MLC, math.nan)
+        self._scratch = Scratch()
+        self._nothing_M4 = self._step_MLC[:, 0, len(WEIGHTS) :].clone()
+        self._roots_L = torch.tensor(roots, dtype=torch.float64, device=device)
         self.epoch_MLC = self._flow_MLC.cpu().numpy()
 
     def before_update(self, r_M1B: Tensor) -> None:
         """Measure all but the update, when the gradient of a batch with these weights is there."""
         activated = self._network.activations(r_M1B.shape[2])
-        for l, (name, W) in enumerate(self._weights.items()):
-            row_MC = self._step_MLC[:, l]
-            self._before[name].copy_(W)
-            row_MC[:, 0] = frobenius(self._gradients[name])
-            row_MC[:, 1] = row_MC[:, 0] / math.sqrt(W[0].numel())
-            row_MC[:, 2] = frobenius(W)
-            if activated[name]:
-                row_MC[:, len(WEIGHTS) :] = activation_numbers(activated[name], r_M1B)
+        rows = Rows(r_M1B, self._scratch)
+        numbers = [
+            activation_numbers(activated[name], rows) if activated[name] else self._nothing_M4
+            for name in self._weights
+        ]
+        gradient_ML = frobenius(self._gradients)
+        weight_ML = frobenius(list(self._weights.values()))
+        for before, W in zip(self._before, self._weights.values(), strict=True):
+            before.copy_(W)
+        norms = torch.stack([gradient_ML, gradient_ML / self._roots_L, weight_ML], dim=2)
+        self._step_MLC[:, :, : norms.shape[2]] = norms
+        self._step_MLC[:, :, len(WEIGHTS) :] = torch.stack(numbers, dim=1)
 
     def after_update(self, batch: int) -> None:
         """Measure how far the step of this batch has moved the weights, if it is one to measure."""
         if batch not in self.batches:
             return
-        for l, (name, W) in enumerate(self._weights.items()):
-            moved_M = frobenius(W - self._before[name])
-            ratio_M = moved_M / self._step_MLC[:, l, 2]
-            # matrices that begin with zeros and stay there have not moved
-            self._step_MLC[:, l, 3] = ratio_M.masked_fill_(moved_M == 0, 0.0)
+        for before, W in zip(self._before, self._weights.values(), strict=True):
+            before.sub_(W)
+        moved_ML = frobenius(self._before)
+        ratio_ML = moved_ML / self._step_MLC[:, :, 2]
+        # matrices that begin with zeros and stay there have not moved
+        self._step_MLC[:, :, 3] = ratio_ML.masked_fill_(moved_ML == 0, 0.0)
         models = self._models[batch]
         self._flow_MLC[models] = self._step_MLC[models]
 

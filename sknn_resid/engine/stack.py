@@ -158,7 +158,7 @@ class Stack:
         self._loaded = False
         self.recorder: FlowRecorder | None = None
         if first.train.record_flow:
-            self.recorder = FlowRecorder(self.network, self._n_rows, self.batch)
+            self.recorder = FlowRecorder(self.network, self._n_rows.tolist(), self.batch)
             self._bind_recorder(self.recorder)
 
     # -- memory ------------------------------------------------------------------------------
@@ -218,9 +218,7 @@ class Stack:
 
     def _bind(self, bank: SlotBank, g: int, before_penalty: Sequence[Op] = ()) -> list[Op]:
         slot = bank.slots[g]
-        program = self.network.bind(
-            slot, penalised=self._penalised, before_penalty=before_penalty
-        )
+        program = self.network.bind(slot, penalised=self._penalised, before_penalty=before_penalty)
         if self._penalised:
             program.insert(0, self.network.bind_penalty(slot.square_M))
         if self._jobs[0].train.clip_norm is not None:

@@ -78,7 +78,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
             default='from_dtype'
         Which columns hold categories; see `TableEncoder`.
     numeric_embedding : {'piecewise', 'periodic'} or None, default='piecewise'
-        What stands beside a scaled number: its place in ``n_bins`` quantile bins, or learned cosines.
+        What stands beside a scaled number: its place in ``n_bins`` quantile bins, or cosines.
     n_bins : int, default=16
         For 'piecewise'.
     embedding_scale : float or tuple of float, default=(0.1, 1.0)
@@ -173,8 +173,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
     loss_curve_ : list of float
         Training loss of each epoch, mean over members.
     validation_loss_curve_, validation_iterations_ : list of float, list of int, or None
-        Mean held-out loss of the members, and the epochs it was looked at; None without held-out
-        rows.
+        Mean held-out loss of the members, and the epochs of it; None without held-out rows.
     n_parameters_ : int
         Number of parameters of all members; `summary` lists them.
     device_, dtype_ : str
