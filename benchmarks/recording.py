@@ -1,7 +1,8 @@
 """What ``record_gradients=True`` costs: the same fit with and without it, in turns.
 
 Expected before measuring: less than 3 % of the time of a fit at hidden (256, 256) and batches of
-1,024 rows, float32, on one thread and on two ("wide", the shape of `mlp_fit.py`: 98 steps an epoch).
+1,024 rows, float32, on one thread and on two ("wide", the shape of `mlp_fit.py` with 98 steps an
+epoch).
 
 The record is made at one step of an epoch, so its share falls with the steps of an epoch. The other
 shapes have no goal; they are measured to be known: the same network with 10 steps an epoch, a small

@@ -113,6 +113,23 @@ class ResidualLayout:
         batch = self.spec.normalization is Normalization.BATCH
         return 2 * sum(self.norm_widths) if batch else 0
 
+    def moments(self, statistics_MS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Kept means and variances, each (M, units), by the place of their normalization.
+
+        Places are "{block}.{matrix}", both counted from 0, and "final".
+        """
+        spec = self.spec
+        places = [
+            f"{block}.{l}"
+            for block in range(spec.n_blocks)
+            for l, normalized in enumerate(spec.normalized)
+            if normalized
+        ]
+        sizes = [width for width in self.norm_widths for _ in range(2)]
+        parts = statistics_MS.split(sizes, dim=1)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return dict(zip([*places, "final"], pairs, strict=True))
+
     def views(self, flat_MP: Tensor) -> dict[str, Tensor]:
         """Every parameter of a stack by its name, as views (M, ...) of the flat rows."""
         M = len(flat_MP)

@@ -36,6 +36,7 @@ from sknn_resid.engine.memory import Memory, Sink
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
 from sknn_resid.engine.slots import BatchSlot, SparseRows
+from sknn_resid.engine.watch import Watch, seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,10 @@ class StackedResidualNetwork:
         One per model; not read where every probability is 0.
     input_scale_M : sequence of (ndarray of shape (D,) or None)
         Factor of each column for the input projection.
+    statistics_MS : Tensor of shape (M, S) or None
+        Means and variances to normalize with instead of those of each batch, as in prediction.
+    watch : callable or None
+        Is shown what a step makes (`watch`), and dJ/dX, which only a watched step works out.
     """
 
     def __init__(
@@ -77,8 +82,11 @@ class StackedResidualNetwork:
         drop_path_M: Sequence[float],
         generators: Sequence[torch.Generator],
         input_scale_M: Sequence[np.ndarray | None],
+        statistics_MS: Tensor | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.spec = spec
+        self._watch, self._statistics_MS = watch, statistics_MS
         self.layout = ResidualLayout(spec)
         self.params_MP = params_MP
         self.grads_MP = torch.zeros_like(params_MP)
@@ -209,6 +217,8 @@ class StackedResidualNetwork:
             d,
             self._masks,
             self._keep_ML1,
+            None if self._statistics_MS is None else self.layout.moments(self._statistics_MS),
+            self._watch,
         )
         blocks = [Block(bound, block) for block in range(spec.n_blocks)]
         forward, input_backward = self._bind_input(bound, slot.X_MBD)
@@ -217,7 +227,16 @@ class StackedResidualNetwork:
         norm = None
         if spec.normalization is not Normalization.NONE:
             norm = ("final.gamma", "final.beta")
-        last = Stage(bound, "final", spec.width, norm, activated=True, mask=None, copies=True)
+        last = Stage(
+            bound,
+            "final",
+            spec.width,
+            norm,
+            activated=True,
+            mask=None,
+            copies=True,
+            shown="output.activation",
+        )
         ops, hidden = last.forward(x)
         forward += ops
         hidden_delta = bound.buffer("back.final", spec.width, low=True)
@@ -263,6 +282,7 @@ class StackedResidualNetwork:
         loss_delta = class_major("delta.loss", spec.dtype) if low else delta
         z = class_major("z.out", spec.product_dtype) if low else slot.Z_MKB
         ops = affine_columns(W, h, b, z)
+        ops += [*self._seen("output", "in", h), *self._seen("output", "z", z)]
         if low:
             ops.append(partial(slot.Z_MKB.copy_, z))
         ops += spec.loss.bind_delta(slot.Z_MKB, slot.T_MKB, slot.r_M1B, loss_delta)
@@ -270,10 +290,14 @@ class StackedResidualNetwork:
             ops.append(partial(delta.copy_, loss_delta))
         return [
             *ops,
+            *self._seen("output", "delta", delta),
             matmul(delta, h, self._grads["head.W"]),
             sum_rows(delta.mT, self._grads["head.b"]),
             matmul(delta.mT, W, program.hidden_delta),
         ]
+
+    def _seen(self, layer: str, what: str, tensor: Tensor) -> list[Op]:
+        return seen(self._watch, layer, what, tensor)
 
     # -- the input ----------------------------------------------------------------------------
 
@@ -325,10 +349,39 @@ class StackedResidualNetwork:
             forward += more
             products += more_back
         forward.append(add_row(z, self._values["input.b"]))
+        forward += self._seen("input", "z", z)
         if z is not bound.x:
             forward.append(partial(bound.x.copy_, z))
+        forward += self._seen("input", "v", bound.x)
         products.append(sum_rows(d, self._grads["input.b"]))
+        if self._watch is not None:
+            products = [
+                *self._seen("input", "dv", bound.d),
+                *cast,
+                *self._seen("input", "delta", d),
+                *products,
+                *self._bind_input_delta(bound, X, raw, d),
+            ]
         return forward, products + backward
+
+    def _bind_input_delta(
+        self, bound: Bound, X: Tensor | SparseRows, raw: Tensor, d: Tensor
+    ) -> list[Op]:
+        """dJ/dX: through the projection, and through the periodic features."""
+        spec, n = self.spec, bound.n
+        dX = bound.buffer("dX", spec.n_features, low=True)
+        ops: list[Op] = [matmul(d, raw.mT, dX)]
+        dX, cast = bound.high(dX, "dX.high")
+        ops += cast
+        if spec.periodic is not None:
+            # "periodic.a" holds dJ/da 2 pi once the periodic features have had their gradients
+            C, F = spec.periodic.n_columns, spec.periodic.n_frequencies
+            angle, part = (bound.buffer(f"periodic.{p}", C * F) for p in ("a", "part"))
+            shape = (self.n_models, n, C, F)
+            w_M1CF = self._values["periodic.w"].unsqueeze(1)
+            ops.append(partial(torch.mul, angle.view(shape), w_M1CF, out=part.view(shape)))
+            ops.append(partial(_add_sum, part.view(shape), dX[:, :, :C]))
+        return [*ops, *self._seen("X", "dv", dX)]
 
     def _bind_periodic(
         self, bound: Bound, X: Tensor, z: Tensor, d: Tensor
@@ -377,6 +430,10 @@ class StackedResidualNetwork:
     def bind_clipping(self, clip_M: Tensor) -> list[Op]:
         """Scale each model's gradient to a norm of at most ``clip_M``."""
         return [clip_norms(self.grads_MP, clip_M)]
+
+
+def _add_sum(part_MBCF: Tensor, out_MBC: Tensor) -> None:
+    out_MBC.add_(part_MBCF.sum(3))
 
 
 def _set_epsilon(r_M1B: Tensor, epsilon: float, out_M11: Tensor) -> None:

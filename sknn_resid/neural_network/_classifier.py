@@ -415,8 +415,8 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
             check_known(self._codec, y, warm_start=self.warm_start)
         return self._codec.encode(y), y
 
-    def _validation_targets(self, y, X):
-        return encode_validation(self._codec, checked_targets(self, X, y))
+    def _validation_targets(self, y, X, name="y_val"):
+        return encode_validation(self._codec, checked_targets(self, X, y, name), name)
 
     def _class_weights(self, y, weight, incremental):
         return class_weights(self, self._codec, y, weight, incremental=incremental)

@@ -327,9 +327,9 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
             y = column_or_1d(y, warn=True)
         return real_targets(y, "y", positive=self.loss == "poisson"), y
 
-    def _validation_targets(self, y, X):
-        y = checked_targets(self, X, y)
-        return real_targets(y, "y_val", positive=self.loss == "poisson")
+    def _validation_targets(self, y, X, name="y_val"):
+        y = checked_targets(self, X, y, name)
+        return real_targets(y, name, positive=self.loss == "poisson")
 
     def _n_logits(self, y):
         return int(y.shape[1])

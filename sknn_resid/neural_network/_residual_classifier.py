@@ -423,8 +423,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         return fit_codec(column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y)
 
     def _encode_targets(self, codec, y, name):
-        y = flat_targets(y)
-        return codec.encode(y) if name == "y" else encode_validation(codec, y)
+        return encode_validation(codec, flat_targets(y), name)
 
     def _class_weights(self, codec, y, weight):
         return class_weights(self, codec, flat_targets(y), weight, incremental=False)
