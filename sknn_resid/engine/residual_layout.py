@@ -146,10 +146,10 @@ class ResidualLayout:
         spec, found = self.spec, {"input": "input.W"}
         for s in range(spec.n_sets):
             block = "blocks" if spec.tie_blocks else f"block_{s + 1}"
-            for l in range(1, spec.n_layers_per_block + 1):
-                found[f"{block}.linear_{l}"] = f"block{s}.W{l}"
             if spec.skip is Skip.GATED:
                 found[f"{block}.gate"] = f"block{s}.gate.W"
+            for l in range(1, spec.n_layers_per_block + 1):
+                found[f"{block}.linear_{l}"] = f"block{s}.W{l}"
         return found | {"output": "head.W"}
 
     def product_views(self, flat_MP: Tensor) -> dict[str, Tensor]:
