@@ -51,6 +51,7 @@ FLOORS = {
     "engine.residual_network": 25,
     "engine.structure": 26,
     "engine.optimizers": 27,
+    "engine.gradient_flow": 27,
     "engine.history": 28,
     "engine.job": 29,
     "engine.fitted": 30,
@@ -69,6 +70,7 @@ FLOORS = {
     "engine": 38,
     # 40: from parameters and tables to the engine's terms and back
     "neural_network._params": 40,
+    "neural_network._gradient_history": 40,
     "neural_network._targets": 41,
     "neural_network._arrays": 40,
     "neural_network._holdout": 40,
