@@ -52,6 +52,7 @@ FLOORS = {
     "engine.residual_network": 25,
     "engine.structure": 26,
     "engine.optimizers": 27,
+    "engine.gradient_flow": 27,
     "engine.history": 28,
     "engine.job": 29,
     "engine.fitted": 30,
@@ -70,6 +71,7 @@ FLOORS = {
     "engine": 38,
     # 40: from parameters and tables to the engine's terms and back
     "neural_network._params": 40,
+    "neural_network._gradient_history": 40,
     "neural_network._targets": 41,
     "neural_network._arrays": 40,
     "neural_network._holdout": 40,
@@ -165,7 +167,9 @@ FLOORS = {
     "linear_model": 70,
     # 72 to 75: looking into fitted models
     "inspection._drawing": 72,
-    "inspection._network": 72,
+    "inspection._passes": 72,
+    "inspection._network": 73,
+    "inspection._trace": 74,
     "inspection._ridge_path_display": 73,
     "inspection._shrinkage_display": 73,
     "inspection._variance_display": 73,

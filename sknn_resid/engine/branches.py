@@ -21,6 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.activations import Activated, Logistic
 from sknn_resid.engine.kernels import Op, add_row, matmul, sum_rows
 from sknn_resid.engine.memory import Memory, Sink
 from sknn_resid.engine.norms import BatchNorm, KeptNorm, LayerNorm, Norm, Place
@@ -197,6 +198,13 @@ class Stage:
         gamma, beta = self._names
         return ops + self._norm.backward(dp, du, gamma, beta, bound.sink, add=add)
 
+    @property
+    def activated(self) -> list[Activated]:
+        """Where its activations lie, once it is bound; empty without a function."""
+        if self._activation is None:
+            return []
+        return [Activated(self._activation, self._y, self._h)]
+
 
 class Branch:
     """F of one block."""
@@ -259,6 +267,11 @@ class Branch:
             do = dp
         return ops
 
+    @property
+    def activated(self) -> list[list[Activated]]:
+        """Activations before each matrix."""
+        return [stage.activated for stage in self._stages]
+
     def _linear(self, l: int) -> str:
         return f"block_{self._block + 1}.linear_{l + 1}"
 
@@ -316,6 +329,18 @@ class Block:
             ops, d = [partial(torch.mul, d, self._keep, out=scaled)], scaled
         do, cast = bound.low(d, f"{key}.low")
         return [*ops, *cast, *self._branch.backward(do)]
+
+    @property
+    def activated(self) -> list[list[Activated]]:
+        """Activations before each matrix of the branch, once it is bound."""
+        return self._branch.activated
+
+    @property
+    def gate(self) -> list[Activated]:
+        """The gate t of a gated block."""
+        if self._bound.spec.skip is not Skip.GATED:
+            return []
+        return [Activated(Logistic(), self._gate, self._gate)]
 
     # -- x + a F(x) --------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.activations import Activated
 from sknn_resid.engine.kernels import (
     Op,
     add_column,
@@ -88,6 +89,10 @@ class Layout:
         strides = (flat_MP.stride(0), n_columns, 1)
         begin = flat_MP.storage_offset() + start
         return flat_MP.as_strided((len(flat_MP), n_rows, n_columns), strides, begin)
+
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers with weights, from the input to the output."""
+        return (*(f"hidden_{l}" for l in range(1, self.n_layers)), "output")
 
     def biases(self, flat_MP: Tensor) -> list[Tensor]:
         """Bias views (M, out)."""
@@ -176,7 +181,9 @@ class StackedNetwork:
             self._scratch[key] = self._p.new_zeros(shape)
         return self._scratch[key][: M * n_rows * width].view(M, n_rows, width)
 
-    def bind(self, slot: BatchSlot, *, penalised: bool) -> list[Op]:
+    def bind(
+        self, slot: BatchSlot, *, penalised: bool, before_penalty: Sequence[Op] = ()
+    ) -> list[Op]:
         """The operations that leave the gradient of this slot's batch in ``grads_MP``.
 
         Parameters
@@ -185,6 +192,8 @@ class StackedNetwork:
             Memory that holds the batch, its targets, weights and logits.
         penalised : bool
             Whether the L2 term belongs to the gradient (not with AdamW, nor without penalty).
+        before_penalty : sequence of callable
+            Called when ``grads_MP`` holds the gradient of the data term.
         """
         n, last = slot.n_rows, self.layout.n_layers - 1
         ops: list[Op] = [partial(self._p.copy_, self.params_MP)] if self.mixed else []
@@ -208,16 +217,29 @@ class StackedNetwork:
         ops += self._bind_input_delta(slot)
         if self.mixed:
             ops.append(partial(self.grads_MP.copy_, self._g))
+        ops += before_penalty
         if penalised:
             ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
         return ops
+
+    def matrices(self, flat_MP: Tensor) -> dict[str, Tensor]:
+        """Weight matrices by the name of their layer, as views of flat rows like ``params_MP``."""
+        return dict(zip(self.layout.layers(), self.layout.weights(flat_MP), strict=True))
+
+    def activations(self, n_rows: int) -> dict[str, list[Activated]]:
+        """What the last step has left in memory behind each layer; none behind the output."""
+        found: dict[str, list[Activated]] = {"output": []}
+        for l, function in enumerate(self.spec.activations):
+            z, h, _ = self._hidden_buffers(l, n_rows)
+            found[f"hidden_{l + 1}"] = [Activated(function, z, h)]
+        return found
 
     def _seen(self, layer: str, what: str, tensor: Tensor) -> list[Op]:
         return seen(self._watch, layer, what, tensor)
 
     def _bind_input_delta(self, slot: BatchSlot) -> list[Op]:
-        """dJ/dX = delta^(1) W^(1)', where somebody looks at it."""
-        if self._watch is None:
+        """dJ/dX = delta^(1) W^(1)', where somebody looks; it is dense: not for sparse rows."""
+        if self._watch is None or isinstance(slot.X_MBD, SparseRows):
             return []
         n, D = slot.n_rows, self.spec.layer_sizes[0]
         dX_MBD = self._buffer("dX", -1, D, n)

@@ -138,6 +138,20 @@ class ResidualLayout:
             found[name] = flat_MP[:, entry.start : entry.stop].view(M, *entry.shape)
         return found
 
+    def layers(self) -> dict[str, str]:
+        """Names of the matrices by the layers they make, from the input to the output.
+
+        Blocks that share their matrices are "blocks", others "block_1", "block_2", ...
+        """
+        spec, found = self.spec, {"input": "input.W"}
+        for s in range(spec.n_sets):
+            block = "blocks" if spec.tie_blocks else f"block_{s + 1}"
+            if spec.skip is Skip.GATED:
+                found[f"{block}.gate"] = f"block{s}.gate.W"
+            for l in range(1, spec.n_layers_per_block + 1):
+                found[f"{block}.linear_{l}"] = f"block{s}.W{l}"
+        return found | {"output": "head.W"}
+
     def product_views(self, flat_MP: Tensor) -> dict[str, Tensor]:
         """The parameters that take part in products, from rows of ``n_product`` numbers."""
         M, last = len(flat_MP), self.n_product

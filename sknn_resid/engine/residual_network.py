@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.activations import Activated
 from sknn_resid.engine.branches import Block, Bound, Stage
 from sknn_resid.engine.kernels import (
     Op,
@@ -46,6 +47,7 @@ class _Program:
     backward: list[Op]
     hidden: Tensor  # what the head reads
     hidden_delta: Tensor
+    activated: dict[str, list[Activated]]  # behind each layer
 
 
 class StackedResidualNetwork:
@@ -167,7 +169,9 @@ class StackedResidualNetwork:
 
     # -- a step -------------------------------------------------------------------------------
 
-    def bind(self, slot: BatchSlot, *, penalised: bool) -> list[Op]:
+    def bind(
+        self, slot: BatchSlot, *, penalised: bool, before_penalty: Sequence[Op] = ()
+    ) -> list[Op]:
         """The operations that leave the gradient of this slot's batch in ``grads_MP``.
 
         Parameters
@@ -176,6 +180,8 @@ class StackedResidualNetwork:
             Memory that holds the batch, its targets, weights and logits.
         penalised : bool
             Whether the L2 term belongs to the gradient (not with AdamW, nor without penalty).
+        before_penalty : sequence of callable
+            Called when ``grads_MP`` holds the gradient of the data term.
         """
         n = slot.n_rows
         r_M1B = self._memory.rows("r", n, 1, self.spec.dtype).view(self.n_models, 1, n)
@@ -190,7 +196,7 @@ class StackedResidualNetwork:
         else:
             epsilon_M11.fill_(self.spec.norm_epsilon)
         ops += [*program.forward, *self._bind_head(slot, program), *program.backward]
-        ops += self._casts_back
+        ops += [*self._casts_back, *before_penalty]
         if penalised:
             ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
         return ops
@@ -237,7 +243,31 @@ class StackedResidualNetwork:
         backward = last.backward(hidden_delta, d, add=False)
         for block in reversed(blocks):
             backward += block.backward()
-        return _Program(forward, backward + input_backward, hidden, hidden_delta)
+        activated = self._activated(blocks, last)
+        return _Program(forward, backward + input_backward, hidden, hidden_delta, activated)
+
+    def _activated(self, blocks: Sequence[Block], last: Stage) -> dict[str, list[Activated]]:
+        """The first activations that what a layer gives goes through; none behind the output."""
+        found: dict[str, list[Activated]] = {name: [] for name in self.layout.layers()}
+        before = [block.activated for block in blocks]  # each matrix
+        following = [stages[0] for stages in before] + [last.activated]
+        found["input"] = following[0]
+        for b, block in enumerate(blocks):
+            name = "blocks" if self.spec.tie_blocks else f"block_{b + 1}"
+            for l, behind in enumerate([*before[b][1:], following[b + 1]], 1):
+                found[f"{name}.linear_{l}"] += behind
+            if block.gate:
+                found[f"{name}.gate"] += block.gate
+        return found
+
+    def matrices(self, flat_MP: Tensor) -> dict[str, Tensor]:
+        """Weight matrices by the name of their layer, as views of flat rows like ``params_MP``."""
+        views = self.layout.views(flat_MP)
+        return {layer: views[name] for layer, name in self.layout.layers().items()}
+
+    def activations(self, n_rows: int) -> dict[str, list[Activated]]:
+        """What the last step of so many rows has left in memory behind each layer."""
+        return self._programs[n_rows].activated
 
     def _bind_head(self, slot: BatchSlot, program: _Program) -> list[Op]:
         """Logits, delta of the loss, gradient of the head, delta of what it reads."""
@@ -338,6 +368,8 @@ class StackedResidualNetwork:
         self, bound: Bound, X: Tensor | SparseRows, raw: Tensor, d: Tensor
     ) -> list[Op]:
         """dJ/dX: through the projection, and through the periodic features."""
+        if isinstance(X, SparseRows):
+            return []
         spec, n = self.spec, bound.n
         dX = bound.buffer("dX", spec.n_features, low=True)
         ops: list[Op] = [matmul(d, raw.mT, dX)]

@@ -11,7 +11,7 @@ objective without its penalty, J = sum_i r_i l_i, r_i = w_i / sum w:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -21,137 +21,15 @@ import torch
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.data import Features
-from sknn_resid.engine.network import Layout
-from sknn_resid.engine.residual_layout import ResidualLayout
-from sknn_resid.engine.residual_spec import Normalization, ResidualSpec, Skip
+from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
 from sknn_resid.engine.spec import AnySpec
-from sknn_resid.engine.trace import Snapshot, linked, trace
+from sknn_resid.engine.trace import trace
+from sknn_resid.inspection._passes import LayerParameters, NetworkPass, assembled, layers_of
 from sknn_resid.neural_network._subject import Looked, look_at
 
 Statistics = Literal["batch", "fitted"]
 Seeds = Mapping[tuple[str, str], np.ndarray]
-
-
-@dataclass(frozen=True)
-class LayerParameters:
-    """Where the matrix and the bias of a layer are found.
-
-    Attributes
-    ----------
-    layer : str
-        Name of the layer.
-    coef, intercept : str
-        Names of its parameters; with ``tie_blocks=True`` those of several layers are the same.
-    """
-
-    layer: str
-    coef: str
-    intercept: str
-
-
-@dataclass(frozen=True, eq=False)
-class LayerPass:
-    """A layer z = v_in W + b in one pass over n rows.
-
-    Attributes
-    ----------
-    name : str
-        "hidden_1", ..., "output"; in a residual network "input", "block_1.linear_1", ...,
-        "block_1.gate" (``skip="gated"``), "output".
-    z : ndarray of shape (n, units)
-    v : ndarray of shape (n, units)
-        What goes on from here: f(z); for the output the prediction. In a residual network what
-        the next matrix of the block reads; after the last one the stream x_l behind the block;
-        for the input x_0 = z; for a gate the logistic function of z.
-    delta : ndarray of shape (n, units)
-        dJ/dz.
-    coef, coef_gradient : ndarray of shape (in, units)
-        W and dJ/dW. A weight that stands in several places has one gradient, the sum over them.
-    intercept, intercept_gradient : ndarray of shape (units,)
-        b and dJ/db.
-    """
-
-    name: str
-    z: np.ndarray
-    v: np.ndarray
-    delta: np.ndarray
-    coef: np.ndarray
-    coef_gradient: np.ndarray
-    intercept: np.ndarray
-    intercept_gradient: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class ActivationPass:
-    """An activation function v = f(z) in one pass.
-
-    In a dense network its z is that of its layer; in a residual one it stands before a matrix and
-    reads what the normalization made: "block_1.activation_2", "output.activation".
-
-    Attributes
-    ----------
-    name : str
-    function : Activation
-    z, v : ndarray of shape (n, units)
-    """
-
-    name: str
-    function: Activation
-    z: np.ndarray
-    v: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class StreamPass:
-    """The stream x_l of a residual network behind the input ("input") or a block ("block_l").
-
-    Attributes
-    ----------
-    name : str
-    x, gradient : ndarray of shape (n, width)
-        x_l and dJ/dx_l.
-    """
-
-    name: str
-    x: np.ndarray
-    gradient: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkPass:
-    """One forward and backward pass.
-
-    Attributes
-    ----------
-    layers : list of LayerPass
-        From the input to the output.
-    activations : list of ActivationPass
-    streams : list of StreamPass
-        Empty for a dense network.
-    loss : float
-        J without the penalty; 0 without targets.
-    logits, outputs : ndarray of shape (n, K)
-        Raw outputs, and predictions on the scale that the network learns.
-    X : ndarray of shape (n, D)
-        dJ/dX; row i holds r_i times the gradient of row i's own loss.
-    row_weights : ndarray of shape (n,)
-        r_i.
-    parameters, parameter_gradients : dict
-        All parameters by name, each once, and dJ of them: "hidden_1.W", "block0.norm1.gamma", ...
-    """
-
-    layers: list[LayerPass]
-    activations: list[ActivationPass]
-    streams: list[StreamPass]
-    loss: float
-    logits: np.ndarray
-    outputs: np.ndarray
-    X: np.ndarray
-    row_weights: np.ndarray
-    parameters: dict[str, np.ndarray]
-    parameter_gradients: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,10 +80,15 @@ class OpenNetwork:
     @cached_property
     def layers(self) -> list[LayerParameters]:
         """The layers from the input to the output."""
-        return list(_layers(self.spec))
+        return list(layers_of(self.spec))
 
     def run(
-        self, seeds: Seeds | None = None, *, X: Features | None = None, weighted: bool = True
+        self,
+        seeds: Seeds | None = None,
+        *,
+        X: Features | None = None,
+        weighted: bool = True,
+        targets: bool = True,
     ) -> NetworkPass:
         """One pass over all rows.
 
@@ -220,6 +103,8 @@ class OpenNetwork:
             Other rows in place of those at hand, as the network reads them; then without targets.
         weighted : bool
             False counts every row alike, also one of weight 0.
+        targets : bool
+            False leaves them out: loss and gradients are 0.
         """
         looked, subject = self.looked, self.looked.subject
         if self.dtype is not None:
@@ -228,10 +113,12 @@ class OpenNetwork:
         if self.statistics == "batch":
             subject = replace(subject, statistics=None)
         rows, y, weight = looked.X, looked.y, looked.weight if weighted else None
+        if not targets:
+            y = None
         if X is not None:
             rows, y, weight = X, None, None
         shot = trace(subject, rows, y, weight, seeds)
-        return _assembled(replace(looked, subject=subject), shot, self.layers)
+        return assembled(subject, shot)
 
     def input_gradients(self) -> np.ndarray:
         """Gradient of each row's own loss by its columns, whatever its weight: (n, D).
@@ -319,101 +206,3 @@ def _through_steps(pipeline: Pipeline, X: Any, y: Any) -> tuple[Any, Any, list[s
         return last, X, [str(name) for name in before.get_feature_names_out()]
     except (AttributeError, ValueError):  # a step that does not name what it makes
         return last, X, None
-
-
-def _layers(spec: AnySpec) -> Iterator[LayerParameters]:
-    if not isinstance(spec, ResidualSpec):
-        for l in range(1, spec.n_hidden + 1):
-            yield LayerParameters(f"hidden_{l}", f"hidden_{l}.W", f"hidden_{l}.b")
-        yield LayerParameters("output", "output.W", "output.b")
-        return
-    yield LayerParameters("input", "input.W", "input.b")
-    for b in range(spec.n_blocks):
-        own, shown = f"block{0 if spec.tie_blocks else b}", f"block_{b + 1}"
-        if spec.skip is Skip.GATED:
-            yield LayerParameters(f"{shown}.gate", f"{own}.gate.W", f"{own}.gate.b")
-        for l in range(1, spec.n_layers_per_block + 1):
-            yield LayerParameters(f"{shown}.linear_{l}", f"{own}.W{l}", f"{own}.b{l}")
-    yield LayerParameters("output", "head.W", "head.b")
-
-
-def _named(spec: AnySpec, flat: np.ndarray) -> dict[str, np.ndarray]:
-    """Parameters, or gradients, of one network by name; every matrix (in, out)."""
-    if isinstance(spec, ResidualSpec):
-        found = ResidualLayout(spec).unpack(flat)
-        return found | {"head.W": found["head.W"].T}
-    coefs, intercepts = Layout(spec.layer_sizes).unpack(flat)
-    found = {}
-    for layer, W, b in zip(_layers(spec), coefs, intercepts, strict=True):
-        found |= {layer.coef: W, layer.intercept: b}
-    return found
-
-
-def _assembled(looked: Looked, shot: Snapshot, layers: list[LayerParameters]) -> NetworkPass:
-    subject = looked.subject
-    spec, seen = subject.network, shot.seen
-    values = _named(spec, subject.params.copy())
-    gradients = _named(spec, shot.gradient)
-    outputs = linked(subject, shot.logits)
-    passes = [
-        LayerPass(
-            name=layer.layer,
-            z=seen[layer.layer, "z"],
-            v=outputs if layer.layer == "output" else _goes_on(spec, layer.layer, seen),
-            delta=seen[layer.layer, "delta"],
-            coef=values[layer.coef],
-            coef_gradient=gradients[layer.coef],
-            intercept=values[layer.intercept],
-            intercept_gradient=gradients[layer.intercept],
-        )
-        for layer in layers
-    ]
-    streams = []
-    if isinstance(spec, ResidualSpec):
-        names = ["input", *(f"block_{b + 1}" for b in range(spec.n_blocks))]
-        streams = [StreamPass(name, seen[name, "v"], seen[name, "dv"]) for name in names]
-    return NetworkPass(
-        layers=passes,
-        activations=list(_activations(spec, seen)),
-        streams=streams,
-        loss=shot.loss,
-        logits=shot.logits,
-        outputs=outputs,
-        X=seen["X", "dv"],
-        row_weights=shot.row_weights,
-        parameters=values,
-        parameter_gradients=gradients,
-    )
-
-
-def _goes_on(spec: AnySpec, layer: str, seen: Mapping[tuple[str, str], np.ndarray]) -> np.ndarray:
-    """v of a layer that is not the output."""
-    if (layer, "v") in seen:
-        return seen[layer, "v"]
-    assert isinstance(spec, ResidualSpec)
-    block, _, part = layer.partition(".")
-    if part == "gate":
-        z = torch.from_numpy(seen[layer, "z"])
-        return torch.sigmoid(z).numpy()
-    l = int(part.removeprefix("linear_"))
-    if l == spec.n_layers_per_block:
-        return seen[block, "v"]
-    return seen[f"{block}.linear_{l + 1}", "in"]
-
-
-def _activations(
-    spec: AnySpec, seen: Mapping[tuple[str, str], np.ndarray]
-) -> Iterator[ActivationPass]:
-    if not isinstance(spec, ResidualSpec):
-        for l, function in enumerate(spec.activations, 1):
-            name = f"hidden_{l}"
-            yield ActivationPass(name, function, seen[name, "z"], seen[name, "v"])
-        return
-    names = [
-        f"block_{b + 1}.activation_{l}"
-        for b in range(spec.n_blocks)
-        for l, activated in enumerate(spec.activated, 1)
-        if activated
-    ]
-    for name in [*names, "output.activation"]:
-        yield ActivationPass(name, spec.activation, seen[name, "z"], seen[name, "v"])

@@ -203,6 +203,13 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         widths = hidden_widths(self.hidden_layer_sizes, self.n_layers, self.width)
         activation_layers(self.activation, len(widths))
         if self.solver == "lbfgs":
+            if self.record_gradients:
+                raise ValueError(
+                    "record_gradients=True needs a stochastic solver, got solver='lbfgs', which "
+                    "has no steps of its own: scipy looks for the next point along a line. Use "
+                    "solver='adam', or record_gradients=False and "
+                    "sknn_resid.inspection.gradient_flow(estimator, X, y) after the fit."
+                )
             for name, off in (("dropout", 0), ("clip_norm", None)):
                 if getattr(self, name) != off:
                     raise ValueError(

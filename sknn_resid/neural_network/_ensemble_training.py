@@ -106,6 +106,8 @@ class Trained:
         Members that diverged: their weights are of an epoch before, or they count nothing.
     held_out : tuple (outputs, targets, weight) or None
         What the ensemble says to rows that the members asked did not train on.
+    flows : list of (ndarray or None)
+        `TrainResult.flow` of each member.
     """
 
     ensemble: Ensemble
@@ -117,6 +119,7 @@ class Trained:
     judged_epochs: list[int]
     n_diverged: int
     held_out: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None
+    flows: list[np.ndarray | None]
 
 
 def train_ensemble(
@@ -186,6 +189,7 @@ def train_ensemble(
         judged_epochs=committee.judged_epochs,
         n_diverged=sum(result.reason is StopReason.DIVERGED for result in results),
         held_out=held_out,
+        flows=[result.flow for result in results],
     )
 
 
