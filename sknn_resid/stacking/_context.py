@@ -20,9 +20,7 @@ class SharedBackend(StackedBackend):
 
     supports_inner_max_num_threads = True
 
-    def __init__(
-        self, within: StackedBackend, max_stack: int | None, device: str | None
-    ) -> None:
+    def __init__(self, within: StackedBackend, max_stack: int | None, device: str | None) -> None:
         super().__init__(within.rendezvous, within.nesting_level)
         self._max_stack, self._device = max_stack, device
         self._asked = threading.local()
@@ -105,11 +103,11 @@ def stacked(max_stack: int | None = None, device: str | None = None) -> Iterator
 
     Notes
     -----
-    ``n_jobs=2`` of a search inside (or ``-1``, or that of ``joblib.parallel_config``) shares its fits
-    out to as many processes, as it always does, and each of them trains its share as one program.
-    Without it everything stays in this process, and so it does where there is an accelerator
-    (unless ``device="cpu"`` says that it is not used): processes would fight for it. With
-    ``n_jobs=1``, scikit-learn's `BaggingClassifier` and `RFECV` fit in a loop, so leave it out
+    ``n_jobs=2`` of a search inside (or ``-1``, or that of ``joblib.parallel_config``) shares its
+    fits out to as many processes, as it always does, and each of them trains its share as one
+    program. Without it everything stays in this process, and so it does where there is an
+    accelerator (unless ``device="cpu"`` says that it is not used): processes would fight for it.
+    With ``n_jobs=1``, scikit-learn's `BaggingClassifier` and `RFECV` fit in a loop, so leave it out
     there. An integer ``pre_dispatch`` caps the stack. Times in ``cv_results_`` include waiting for
     the others.
 
