@@ -42,6 +42,7 @@ ADDED = {
     "warmup_fraction": 0.0,
     "n_layers": None,
     "width": None,
+    "record_gradients": False,
 }
 ADDED_TO = {
     "MLPClassifier": ADDED | {"class_weight": None, "label_smoothing": 0.0},
@@ -63,7 +64,7 @@ SKLEARN_FITTED = {
     "n_features_in_",
     "feature_names_in_",
 }
-FITTED = SKLEARN_FITTED | {"validation_loss_curve_", "device_", "dtype_"}
+FITTED = SKLEARN_FITTED | {"validation_loss_curve_", "device_", "dtype_", "gradient_history_"}
 RESIDUAL_FITTED = {
     "encoder_",
     "loss_curve_",
@@ -71,6 +72,7 @@ RESIDUAL_FITTED = {
     "best_iteration_",
     "n_iter_",
     "n_parameters_",
+    "gradient_history_",
     "n_features_in_",
     "feature_names_in_",
     "device_",
@@ -122,7 +124,12 @@ METHODS = [
 ]
 
 
-PACKAGES = ["sknn_resid", "sknn_resid.neural_network", "sknn_resid.linear_model"]
+PACKAGES = [
+    "sknn_resid",
+    "sknn_resid.neural_network",
+    "sknn_resid.linear_model",
+    "sknn_resid.inspection",
+]
 
 
 @pytest.mark.parametrize("module", PACKAGES)
