@@ -53,7 +53,7 @@ class Folded(ABC):
 
     @abstractmethod
     def added(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
-        """The convolution of x plus ``other``, with or without relu; ``other`` is left alone."""
+        """``other`` plus the convolution of x, with or without relu, in the memory of ``other``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class TorchConvolution(Folded):
         return y.relu_() if relu else y
 
     def added(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding).add_(other)
+        y = other.add_(F.conv2d(x, self.weight, self.bias, self.stride, self.padding))
         return y.relu_() if relu else y
 
 
@@ -91,9 +91,9 @@ class FusedConvolution(Folded):
 
     def added(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
         attribute, algorithm = ("relu", "") if relu else (None, None)
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x,
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
             other,
+            x,
             self.weight,
             self.bias,
             *self._geometry(),
@@ -115,7 +115,7 @@ def fuses(dtype: torch.dtype, device: torch.device) -> bool:
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops, "mkldnn")):
         return False
     operators = torch.ops.mkldnn
-    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
     if not all(hasattr(operators, name) for name in names):
         return False
     # Without the instructions, oneDNN refuses bfloat16; torch's ordinary operations do not.
@@ -280,6 +280,7 @@ class InferenceNetwork:
             return h_BF if stage == "avgpool" else F.linear(h_BF, *self._head)
 
     def _block(self, folded: _FoldedBlock, x: Tensor) -> Tensor:
+        """What a block leaves. The memory of x, which is ours from the stem on, may be reused."""
         activated = x if folded.first is None else folded.first(x)
         y = activated
         for conv in folded.branch[:-1]:
