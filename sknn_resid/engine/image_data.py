@@ -20,7 +20,6 @@ from sknn_resid.engine.data import as_tensor, row_chunks
 
 Shape = tuple[int, int, int]
 
-BYTE_UNIT = 1 / 255  # pixels given as bytes are read as numbers from 0 to 1
 DEVICE_PART = 0.5  # of an accelerator's free memory that the images may fill
 STATISTICS_ROWS = 256
 
@@ -159,24 +158,20 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """What turns pixels into the numbers that a network reads: (unit x - mean) / std, by channel.
+    """What turns pixels into the numbers that a network reads: (x - mean) / std, by channel.
 
     Attributes
     ----------
-    unit : float
-        1/255 for bytes, else 1.
     mean, std : ndarray of shape (C,)
-        Of the pixels in that unit.
     """
 
-    unit: float
     mean: np.ndarray
     std: np.ndarray
 
     def bind(self, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], Tensor]:
         """The function that scales batches (B, H, W, C) to ``dtype`` on this device."""
-        centre_C = torch.tensor(self.mean / self.unit, dtype=dtype, device=device)
-        factor_C = torch.tensor(self.unit / self.std, dtype=dtype, device=device)
+        centre_C = torch.tensor(self.mean, dtype=dtype, device=device)
+        factor_C = torch.tensor(1 / self.std, dtype=dtype, device=device)
 
         def scale(x_BHWC: Tensor) -> Tensor:
             return x_BHWC.to(dtype).sub(centre_C).mul_(factor_C)
@@ -184,7 +179,7 @@ class Scaling:
         return scale
 
 
-def learn_scaling(data: ImageSet, unit: float) -> Scaling:
+def learn_scaling(data: ImageSet) -> Scaling:
     """Weighted mean and standard deviation of the pixels of each channel, in float64.
 
     var = sum_b w_b mean_p (x_bp - mean)^2 / sum w, from sums about the first row's mean, so that
@@ -205,10 +200,10 @@ def learn_scaling(data: ImageSet, unit: float) -> Scaling:
     assert shift_C is not None
     mean_C = sum_C / total
     var_C = (square_C / total - mean_C.square()).clamp_min(0.0)
-    mean, std = (shift_C + mean_C).numpy() * unit, var_C.sqrt().numpy() * unit
+    mean, std = (shift_C + mean_C).numpy(), var_C.sqrt().numpy()
     scale = np.maximum(np.abs(mean), np.finfo(float).tiny)
     constant = std <= 8 * np.finfo(float).eps * scale  # nothing but rounding
-    return Scaling(unit, mean, np.where(constant, 1.0, std))
+    return Scaling(mean, np.where(constant, 1.0, std))
 
 
 def batch_slices(n_rows: int, batch_size: int) -> list[slice]:

@@ -12,7 +12,7 @@ from sknn_resid.engine.image_augment import epoch_generator
 from sknn_resid.engine.image_data import Images, ImageSet, Scaling, batch_slices
 from sknn_resid.engine.image_step import autocast, is_out_of_memory
 from sknn_resid.engine.resnet import ResNet
-from sknn_resid.engine.resnet_norm import recompute_statistics
+from sknn_resid.engine.resnet_statistics import recompute_statistics
 
 CPU_NUMBERS = 1 << 21  # of the largest activation of a chunk: what stays in a cache or near it
 DEVICE_NUMBERS = 1 << 27
@@ -145,9 +145,9 @@ def logits_of(
     module.eval()
     rows = data.all_rows()
     found = np.empty((len(rows), module.spec.n_outputs))
-    for part, z_BK in forward_chunks(module, data.images, rows, scaling, product_dtype=product_dtype):
+    for part, z_BK in forward_chunks(
+        module, data.images, rows, scaling, product_dtype=product_dtype
+    ):
         found[part] = z_BK.cpu().numpy()
     module.train()
     return found
-
-

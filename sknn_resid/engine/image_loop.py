@@ -327,7 +327,7 @@ class _Run:
             timeless,
             job.data,
             job.validation,
-            [job.scaling.unit, job.scaling.mean.tolist(), job.scaling.std.tolist()],
+            [job.scaling.mean.tolist(), job.scaling.std.tolist()],
             job.device.type,
             job.seed,
             dict(job.start or {}),

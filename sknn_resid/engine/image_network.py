@@ -71,7 +71,7 @@ class FlatNetwork:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Parameters and statistics by torchvision's names, as arrays of their own."""
-        return {n: np.ascontiguousarray(a) for n, a in to_arrays(self.module).items()}
+        return to_arrays(self.module)
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Copy parameters and statistics in."""
