@@ -38,10 +38,11 @@ class Checkpoint:
     def save(self, numbers: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         """Write beside the file, then take its place: an interrupt leaves the older one."""
         os.makedirs(self._folder, exist_ok=True)
+        contents: dict[str, Any] = {"numbers": np.array(json.dumps(numbers)), **arrays}
         partial = f"{self.path}.partial"
         try:
             with open(partial, "wb") as file:
-                np.savez(file, numbers=np.array(json.dumps(numbers)), **arrays)
+                np.savez(file, **contents)
             os.replace(partial, self.path)
         finally:
             if os.path.exists(partial):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -221,5 +222,5 @@ def part_slices(n_rows: int, n_parts: int) -> Iterator[slice]:
     """A batch in parts that differ by one row at most, each of two rows at least."""
     n_parts = max(1, min(n_parts, n_rows // 2))
     edges = np.linspace(0, n_rows, n_parts + 1).astype(int)
-    for first, stop in zip(edges[:-1], edges[1:], strict=True):
+    for first, stop in pairwise(edges):
         yield slice(int(first), int(stop))

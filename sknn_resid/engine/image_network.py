@@ -1,14 +1,13 @@
-"""A convolutional network in the engine's form: all parameters in one flat buffer, all gradients in
-another, so that update rules, averages and kept weights are those of every other network.
+"""A convolutional network in the engine's form: one flat buffer of parameters, one of gradients.
 
-Derivatives come from autograd, whose convolutions are the libraries' own; there is one model, M = 1.
-Weights come first, then what is never decayed: normalizations and biases. A convolution's weights
-lie in the buffer as (out, height, width, in), which is what torch calls ``channels_last``.
+So update rules, averages and kept weights are those of every other network. Derivatives come from
+autograd, whose convolutions are the libraries' own; there is one model, M = 1. Weights come first,
+then what is never decayed: normalizations and biases. A convolution's weights lie in the buffer as
+(out, height, width, in), which is what torch calls ``channels_last``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -90,9 +89,3 @@ def flops_per_step(spec: ResNetSpec, shape: tuple[int, int, int], n_rows: int) -
     """Operations of a step: forward and twice as many backward, two a multiplication."""
     height, width, _ = shape
     return 6.0 * n_rows * spec.multiplications(height, width)
-
-
-def n_batches(n_rows: int, batch_size: int) -> int:
-    """Batches of an epoch; a last one of a single row joins the one before."""
-    count = math.ceil(n_rows / batch_size)
-    return count - 1 if count > 1 and n_rows % batch_size == 1 else count

@@ -112,7 +112,8 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
         elif spec != self._spec:
             raise ValueError(
                 f"warm_start and partial_fit go on with the network at hand, {self._spec}, but the "
-                f"parameters now ask for {spec}. Set warm_start=False and call fit, or restore them."
+                f"parameters now ask for {spec}. Set warm_start=False and call fit, or restore "
+                "them."
             )
         dtypes = working_dtypes(self, task.images, device)
         if device.type == "mps" and dtypes[0] == torch.float64:
@@ -150,6 +151,14 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
             raise KeyboardInterrupt
         warn_of(self, result)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        # The velocity is as large as the weights, and worth keeping only in the midst of a stream
+        # of partial_fit calls.
+        if not state.get("_streaming", False):
+            state.pop("_optimizer", None)
+        return state
 
     # -- validation of the input -------------------------------------------------------------
 

@@ -39,8 +39,8 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
     option_a_padding : {'both', 'end'}, default='both'
         Where 'A' puts its zero channels; weights trained with one do not fit the other.
     stride_in_1x1 : bool, default=False
-        Whether bottlenecks (depth 50 and more) halve the image in their first 1x1 convolution, as in
-        the paper, or in the 3x3 one, as in torchvision.
+        Whether bottlenecks (depth 50 and more) halve the image in their first 1x1 convolution, as
+        in the paper, or in the 3x3 one, as in torchvision.
     zero_init_residual : bool, default=False
         Whether every branch starts as zero (Goyal et al. 2017).
     drop_path : float, default=0.0
@@ -378,7 +378,8 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
         y : ndarray of shape (n_samples,)
             Predicted labels.
         """
-        return self._codec.decode(self._codec.codes_from_logits(self._logits(X)))
+        z = self._logits(X)
+        return self._codec.decode(self._codec.codes_from_logits(z))
 
     def predict_proba(self, X):
         """Probability of each class.

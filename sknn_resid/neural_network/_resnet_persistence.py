@@ -89,14 +89,6 @@ class ImagePersistent:
         _unpack(est, arrays, meta)
         return est
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())  # type: ignore[misc]
-        # The velocity is as large as the weights, and worth keeping only in the midst of a stream
-        # of partial_fit calls.
-        if not state.get("_streaming", False):
-            state.pop("_optimizer", None)
-        return state
-
 
 def _pack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     meta["plain"] = {name: getattr(est, name) for name in _PLAIN if hasattr(est, name)}

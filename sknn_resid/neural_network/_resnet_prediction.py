@@ -24,6 +24,7 @@ class ImagePredictor(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     state_dict_: dict[str, np.ndarray]
     pixel_mean_: np.ndarray
     pixel_std_: np.ndarray
+    features: str
     device_: str
     dtype_: str
 
@@ -62,11 +63,11 @@ class ImagePredictor(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """
         check_is_fitted(self, "state_dict_")
         check_features(self, self._spec)
-        return self._outputs(X, self.features)  # type: ignore[attr-defined]
+        return self._outputs(X, self.features)
 
     @property
     def _n_features_out(self) -> int:
-        return n_features_out(self._spec, self.features)  # type: ignore[attr-defined]
+        return n_features_out(self._spec, self.features)
 
 
 def placed(images: ImageRows, device: torch.device) -> Any:
