@@ -131,6 +131,7 @@ class Progress:
     n_epochs: int = 0
     reason: StopReason | None = None
     lowered_rate: float | None = None
+    flow: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.best_loss = self.resume.best_loss

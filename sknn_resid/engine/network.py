@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.activations import Activated
 from sknn_resid.engine.kernels import (
     Op,
     add_column,
@@ -40,6 +41,7 @@ from sknn_resid.engine.kernels import (
 )
 from sknn_resid.engine.slots import BatchSlot, SparseRows
 from sknn_resid.engine.spec import NetworkSpec
+from sknn_resid.engine.watch import Watch, seen
 
 _Bound = TypeVar("_Bound")
 
@@ -88,6 +90,10 @@ class Layout:
         begin = flat_MP.storage_offset() + start
         return flat_MP.as_strided((len(flat_MP), n_rows, n_columns), strides, begin)
 
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers with weights, from the input to the output."""
+        return (*(f"hidden_{l}" for l in range(1, self.n_layers)), "output")
+
     def biases(self, flat_MP: Tensor) -> list[Tensor]:
         """Bias views (M, out)."""
         views, start = [], self.n_weights
@@ -124,6 +130,8 @@ class StackedNetwork:
         Dropout probability of each model.
     generators : sequence of torch.Generator
         One per model, for dropout; not read where every probability is 0.
+    watch : callable or None
+        Is shown what a step makes (`watch`), and dJ/dX, which only a watched step works out.
     """
 
     def __init__(
@@ -133,8 +141,10 @@ class StackedNetwork:
         batch_size: int,
         dropout_M: Sequence[float],
         generators: Sequence[torch.Generator],
+        watch: Watch | None = None,
     ) -> None:
         self.spec = spec
+        self._watch = watch
         self.layout = Layout(spec.layer_sizes)
         self.params_MP = params_MP
         self.grads_MP = torch.zeros_like(params_MP)
@@ -171,7 +181,9 @@ class StackedNetwork:
             self._scratch[key] = self._p.new_zeros(shape)
         return self._scratch[key][: M * n_rows * width].view(M, n_rows, width)
 
-    def bind(self, slot: BatchSlot, *, penalised: bool) -> list[Op]:
+    def bind(
+        self, slot: BatchSlot, *, penalised: bool, before_penalty: Sequence[Op] = ()
+    ) -> list[Op]:
         """The operations that leave the gradient of this slot's batch in ``grads_MP``.
 
         Parameters
@@ -180,6 +192,8 @@ class StackedNetwork:
             Memory that holds the batch, its targets, weights and logits.
         penalised : bool
             Whether the L2 term belongs to the gradient (not with AdamW, nor without penalty).
+        before_penalty : sequence of callable
+            Called when ``grads_MP`` holds the gradient of the data term.
         """
         n, last = slot.n_rows, self.layout.n_layers - 1
         ops: list[Op] = [partial(self._p.copy_, self.params_MP)] if self.mixed else []
@@ -191,17 +205,49 @@ class StackedNetwork:
                 affine_ops, gradient_ops = self._bind_first(slot.X1_MBD, n)
             else:
                 affine_ops, gradient_ops = self._bind_affine(l, v, n), self._bind_gradient(l, v, n)
-            ops += [*affine_ops, *forward]
-            backward.append([*derivative, *gradient_ops])
+            name = f"hidden_{l + 1}"
+            z, _, delta = self._hidden_buffers(l, n)
+            ops += [*affine_ops, *self._seen(name, "z", z), *forward, *self._seen(name, "v", h)]
+            before, after = self._seen(name, "dv", delta), self._seen(name, "delta", delta)
+            backward.append([*before, *derivative, *after, *gradient_ops])
             v = h
         ops += self._bind_head(slot, v)
         for layer in reversed(backward):
             ops += layer
+        ops += self._bind_input_delta(slot)
         if self.mixed:
             ops.append(partial(self.grads_MP.copy_, self._g))
+        ops += before_penalty
         if penalised:
             ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
         return ops
+
+    def matrices(self, flat_MP: Tensor) -> dict[str, Tensor]:
+        """Weight matrices by the name of their layer, as views of flat rows like ``params_MP``."""
+        return dict(zip(self.layout.layers(), self.layout.weights(flat_MP), strict=True))
+
+    def activations(self, n_rows: int) -> dict[str, list[Activated]]:
+        """What the last step has left in memory behind each layer; none behind the output."""
+        found: dict[str, list[Activated]] = {"output": []}
+        for l, function in enumerate(self.spec.activations):
+            z, h, _ = self._hidden_buffers(l, n_rows)
+            found[f"hidden_{l + 1}"] = [Activated(function, z, h)]
+        return found
+
+    def _seen(self, layer: str, what: str, tensor: Tensor) -> list[Op]:
+        return seen(self._watch, layer, what, tensor)
+
+    def _bind_input_delta(self, slot: BatchSlot) -> list[Op]:
+        """dJ/dX = delta^(1) W^(1)', where somebody looks; it is dense: not for sparse rows."""
+        if self._watch is None or isinstance(slot.X_MBD, SparseRows):
+            return []
+        n, D = slot.n_rows, self.spec.layer_sizes[0]
+        dX_MBD = self._buffer("dX", -1, D, n)
+        if self.layout.n_layers == 1:
+            product = matmul(self._head_delta(slot).mT, self._W[0], dX_MBD)
+        else:
+            product = matmul(self._hidden_buffers(0, n)[2], self._W[0].mT, dX_MBD)
+        return [product, *self._seen("X", "dv", dX_MBD)]
 
     def _once(self, key: Hashable, make: Callable[[], _Bound]) -> _Bound:
         """Bind what does not depend on the slot only once for all slots of a length."""
@@ -282,12 +328,14 @@ class StackedNetwork:
         else:
             ops += affine_columns(W_MKH, v, b_MK, z_prod)
         loss_delta = delta
+        ops += self._seen("output", "z", z_prod)
         if self.mixed:
             ops.append(partial(slot.Z_MKB.copy_, z_prod))
             loss_delta = torch.empty_like(slot.Z_MKB)
         ops += self.spec.loss.bind_delta(slot.Z_MKB, slot.T_MKB, slot.r_M1B, loss_delta)
         if self.mixed:
             ops.append(partial(delta.copy_, loss_delta))
+        ops += self._seen("output", "delta", delta)
         if isinstance(v, SparseRows):
             ops.append(v.bind_transposed_times(delta.mT, self._gW[last].mT))
         else:

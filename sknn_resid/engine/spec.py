@@ -139,6 +139,8 @@ class TrainSpec:
     judge_every : int
         Epochs between two looks at the validation part; the last epoch always has one. Where the
         part is watched, ``patience`` counts looks.
+    record_flow : bool
+        Whether the numbers of `gradient_flow` are kept of each epoch.
     """
 
     optimizer: OptimizerSpec
@@ -162,6 +164,7 @@ class TrainSpec:
     drop_last: bool = False
     average_horizon: float = 0.0
     judge_every: int = 1
+    record_flow: bool = False
 
 
 AnySpec: TypeAlias = NetworkSpec | ResidualSpec
@@ -179,4 +182,5 @@ def stack_key(network: AnySpec, train: TrainSpec) -> tuple[object, ...]:
         train.drop_last,
         train.average_horizon > 0,
         train.clip_norm is not None,
+        train.record_flow,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import scipy.sparse
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sknn_resid.engine.averaging import AverageState, StackAverage
 from sknn_resid.engine.data import Features, RowOrder, as_tensor, is_mapped
+from sknn_resid.engine.gradient_flow import FlowRecorder
 from sknn_resid.engine.job import TrainJob, target_tensor
 from sknn_resid.engine.kernels import Op, numpy_speaks
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
@@ -154,6 +156,10 @@ class Stack:
         self._live_Mb = np.ones(per_batch, dtype=bool)
         self._segments = self._make_segments()
         self._loaded = False
+        self.recorder: FlowRecorder | None = None
+        if first.train.record_flow:
+            self.recorder = FlowRecorder(self.network, self._n_rows.tolist(), self.batch)
+            self._bind_recorder(self.recorder)
 
     # -- memory ------------------------------------------------------------------------------
 
@@ -202,9 +208,17 @@ class Stack:
     def _bind_gather(self, bank: SlotBank) -> list[Gather]:
         return [bank.bind_gather(s, X) for s, X in enumerate(self._features)]
 
-    def _bind(self, bank: SlotBank, g: int) -> list[Op]:
+    def _bind_recorder(self, recorder: FlowRecorder) -> None:
+        """Programs of their own for the batches that are measured."""
+        for segment in self._segments:
+            for g in range(segment.n_batches):
+                if segment.batches.start + g in recorder.batches:
+                    look = partial(recorder.before_update, segment.bank.slots[g].r_M1B)
+                    segment.programs[g] = self._bind(segment.bank, g, [look])
+
+    def _bind(self, bank: SlotBank, g: int, before_penalty: Sequence[Op] = ()) -> list[Op]:
         slot = bank.slots[g]
-        program = self.network.bind(slot, penalised=self._penalised)
+        program = self.network.bind(slot, penalised=self._penalised, before_penalty=before_penalty)
         if self._penalised:
             program.insert(0, self.network.bind_penalty(slot.square_M))
         if self._jobs[0].train.clip_norm is not None:
@@ -273,9 +287,13 @@ class Stack:
                 if factors_M is not None:
                     rates = _scaled(rates_M, factors_M, segment.batches.start + g)
                 step(rates, None if active is None else active[g])
+                if self.recorder is not None:
+                    self.recorder.after_update(segment.batches.start + g)
                 if self._average is not None:
                     self._average.update(None if active is None else active[g])
             self._note_values(segment)
+        if self.recorder is not None:
+            self.recorder.end_epoch()
         return self._epoch_loss()
 
     def _gather(self, segment: _Segment, g: int) -> None:

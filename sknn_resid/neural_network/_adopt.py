@@ -15,6 +15,7 @@ from sknn_resid.engine.history import Resume, StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult
 from sknn_resid.engine.network import Layout
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
+from sknn_resid.neural_network._gradient_history import record
 
 _NON_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
@@ -31,6 +32,7 @@ _OPTIONAL = (
     "_optimizer",
     "_streaming",
     "t_",
+    "gradient_history_",
 )
 
 
@@ -113,6 +115,9 @@ def adopt(
     lbfgs = job.train.optimizer.kind is OptimizerKind.LBFGS
     if job.validation is not None or not lbfgs:
         _adopt_validation(est, job, result, resumed=resumed)
+    before = len(getattr(est, "loss_curve_", None) or ()) if resumed else 0
+    history = getattr(est, "gradient_history_", None) if resumed else None
+    est.gradient_history_ = record(job.network, result.flow, history, before)
     if lbfgs:
         return  # no loss_curve_ and no best_loss_, as in scikit-learn
     _extend(est, "loss_curve_", result.loss_curve, resumed)

@@ -75,6 +75,16 @@ class _Task:
     probe: Any
 
 
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """Where a training call starts from."""
+
+    task: _Task
+    network: NetworkSpec
+    weights: tuple[list[np.ndarray], list[np.ndarray]]
+    rng: np.random.RandomState
+
+
 class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
     """Parameters and training of a multi-layer perceptron."""
 
@@ -97,8 +107,8 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         """scikit-learn's name of the output activation."""
 
     @abstractmethod
-    def _validation_targets(self, y: Any, X: Any) -> np.ndarray:
-        """Engine targets of ``y_val``."""
+    def _validation_targets(self, y: Any, X: Any, name: str = "y_val") -> np.ndarray:
+        """Engine targets of rows beside the training rows."""
 
     @abstractmethod
     def _loss(self) -> Loss:
@@ -136,21 +146,10 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         incremental: bool = False,
     ) -> Any:
         first_call = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        widths = self._check_parameters()
-        check_validation_arguments(*validation)
-        home = home_of(X)
-        rng = random_generator(self.random_state)
-        task = self._validated(
-            X, y, sample_weight, validation, home, first_call=first_call, incremental=incremental
+        start = self._begin(
+            X, y, sample_weight, validation, first_call=first_call, incremental=incremental
         )
-        network = self._network_spec(task, widths, home)
-        if first_call:
-            forget(self)
-            dtype = np.float32 if network.dtype == torch.float32 else np.float64
-            weights = initial_weights(rng, network.layer_sizes, self.activation, dtype)
-        else:
-            weights = (list(self.coefs_), list(self.intercepts_))
-            check_same_shape(weights[0], network.layer_sizes)
+        task, network, weights, rng = start.task, start.network, start.weights, start.rng
         if self.early_stopping and not incremental and task.holdout is None:
             task = self._with_split(task, rng)
         bridge = None
@@ -171,11 +170,46 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         warn_of(self, result, incremental=incremental)
         return self
 
+    def _begin(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        validation: tuple[Any, Any, Any],
+        *,
+        first_call: bool,
+        incremental: bool,
+    ) -> _Start:
+        """Validate, describe, and draw or take up the weights; nothing is trained."""
+        widths = self._check_parameters()
+        check_validation_arguments(*validation)
+        home = home_of(X)
+        rng = random_generator(self.random_state)
+        task = self._validated(
+            X, y, sample_weight, validation, home, first_call=first_call, incremental=incremental
+        )
+        network = self._network_spec(task, widths, home)
+        if first_call:
+            forget(self)
+            dtype = np.float32 if network.dtype == torch.float32 else np.float64
+            weights = initial_weights(rng, network.layer_sizes, self.activation, dtype)
+        else:
+            weights = (list(self.coefs_), list(self.intercepts_))
+            check_same_shape(weights[0], network.layer_sizes)
+        return _Start(task, network, weights, rng)
+
     def _check_parameters(self) -> tuple[int, ...]:
         """Rules between parameters; gives the widths of the hidden layers."""
         widths = hidden_widths(self.hidden_layer_sizes, self.n_layers, self.width)
         activation_layers(self.activation, len(widths))
         if self.solver == "lbfgs":
+            if self.record_gradients:
+                raise ValueError(
+                    "record_gradients=True needs a stochastic solver, got solver='lbfgs', which "
+                    "has no steps of its own: scipy looks for the next point along a line. Use "
+                    "solver='adam', or record_gradients=False and "
+                    "sknn_resid.inspection.gradient_flow(estimator, X, y) after the fit."
+                )
             for name, off in (("dropout", 0), ("clip_norm", None)):
                 if getattr(self, name) != off:
                     raise ValueError(
@@ -389,13 +423,13 @@ def solver_is_stochastic(est: BaseMLP) -> bool:
     return True
 
 
-def checked_targets(est: BaseMLP, X: Features, y: Any) -> np.ndarray:
-    """``y_val`` as scikit-learn would validate y beside these rows."""
+def checked_targets(est: BaseMLP, X: Features, y: Any, name: str = "y_val") -> np.ndarray:
+    """Targets as scikit-learn would validate y beside these rows."""
     try:
         y_ok = check_y(y, multi_output=True, y_numeric=est._y_numeric, estimator=est)
         check_consistent_length(X, y_ok)
     except ValueError as error:
-        raise ValueError(f"y_val: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     if y_ok.ndim == 2 and y_ok.shape[1] == 1:
         y_ok = column_or_1d(y_ok, warn=True)
     return y_ok

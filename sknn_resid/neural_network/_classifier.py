@@ -109,13 +109,13 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
     warmup_fraction : float, default=0.0
         Part of all steps over which the learning rate rises linearly.
     n_layers, width : int or None, default=None
-        Number and width of the hidden layers as scalars, for searches; where not None they win over
-        ``hidden_layer_sizes``.
+        Number and width of hidden layers as scalars; they win over ``hidden_layer_sizes``.
+    record_gradients : bool, default=False
+        Whether to keep norms of gradients and numbers about activations in `gradient_history_`.
     class_weight : dict, 'balanced' or None, default=None
         Weights of the classes, multiplied into ``sample_weight``. 'balanced' is
-        ``n_samples / (n_classes * count)``, counted by ``sample_weight``; in ``partial_fit`` over
-        all calls so far. Early stopping then tells scores within ``tol`` apart by the
-        validation loss, because heavy rows can make accuracy a step function.
+        ``n_samples / (n_classes * count)``, counted by ``sample_weight`` (``partial_fit``: over all
+        calls). Early stopping then tells scores within ``tol`` apart by the validation loss.
     label_smoothing : float, default=0.0
         Part of each label that is spread evenly over the classes.
 
@@ -149,6 +149,8 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         Name of the output activation.
     device_, dtype_ : str
         Where and in what precision it was fitted.
+    gradient_history_ : GradientHistory or None
+        What ``record_gradients=True`` has kept.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -219,6 +221,7 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         warmup_fraction=0.0,
         n_layers=None,
         width=None,
+        record_gradients=False,
         class_weight=None,
         label_smoothing=0.0,
     ):
@@ -254,6 +257,7 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         self.warmup_fraction = warmup_fraction
         self.n_layers = n_layers
         self.width = width
+        self.record_gradients = record_gradients
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
 
@@ -411,8 +415,8 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
             check_known(self._codec, y, warm_start=self.warm_start)
         return self._codec.encode(y), y
 
-    def _validation_targets(self, y, X):
-        return encode_validation(self._codec, checked_targets(self, X, y))
+    def _validation_targets(self, y, X, name="y_val"):
+        return encode_validation(self._codec, checked_targets(self, X, y, name), name)
 
     def _class_weights(self, y, weight, incremental):
         return class_weights(self, self._codec, y, weight, incremental=incremental)

@@ -19,6 +19,7 @@ from sknn_resid.engine import losses
 from sknn_resid.engine.losses import CallableLoss, Loss
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.neural_network._gradient_history import pack_history, unpack_history
 from sknn_resid.neural_network._params import ACTIVATIONS, activation_name
 from sknn_resid.neural_network._targets import LabelCodec
 
@@ -173,6 +174,7 @@ def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "loss": encode_loss(est._fitted_loss),
         "n_weights": len(est.coefs_),
     }
+    meta["gradient_layers"] = pack_history(getattr(est, "gradient_history_", None), arrays)
     for name in meta["curves"]:
         arrays[name] = np.asarray(getattr(est, name), dtype=float)
     for i, (w, b) in enumerate(zip(est.coefs_, est.intercepts_, strict=True)):
@@ -197,6 +199,7 @@ def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> A
         setattr(est, name, arrays[name].tolist())
     for name in meta["empty_curves"]:
         setattr(est, name, None)
+    est.gradient_history_ = unpack_history(meta.get("gradient_layers"), arrays)
     n = meta["n_weights"]
     est.coefs_ = [arrays[f"coef_{i}"] for i in range(n)]
     est.intercepts_ = [arrays[f"intercept_{i}"] for i in range(n)]

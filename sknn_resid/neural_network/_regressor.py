@@ -105,6 +105,8 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
     n_layers, width : int or None, default=None
         Number and width of the hidden layers as scalars, for searches; where not None they win over
         ``hidden_layer_sizes``.
+    record_gradients : bool, default=False
+        Whether to keep norms of gradients and numbers about activations in `gradient_history_`.
     quantile : float, default=0.5
         Which quantile ``loss='quantile'`` estimates, strictly between 0 and 1.
     huber_delta : float, default=1.0
@@ -138,6 +140,8 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         Name of the output activation.
     device_, dtype_ : str
         Where and in what precision it was fitted.
+    gradient_history_ : GradientHistory or None
+        What ``record_gradients=True`` has kept.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -208,6 +212,7 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         warmup_fraction=0.0,
         n_layers=None,
         width=None,
+        record_gradients=False,
         quantile=0.5,
         huber_delta=1.0,
     ):
@@ -244,6 +249,7 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         self.warmup_fraction = warmup_fraction
         self.n_layers = n_layers
         self.width = width
+        self.record_gradients = record_gradients
         self.quantile = quantile
         self.huber_delta = huber_delta
 
@@ -321,9 +327,9 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
             y = column_or_1d(y, warn=True)
         return real_targets(y, "y", positive=self.loss == "poisson"), y
 
-    def _validation_targets(self, y, X):
-        y = checked_targets(self, X, y)
-        return real_targets(y, "y_val", positive=self.loss == "poisson")
+    def _validation_targets(self, y, X, name="y_val"):
+        y = checked_targets(self, X, y, name)
+        return real_targets(y, name, positive=self.loss == "poisson")
 
     def _n_logits(self, y):
         return int(y.shape[1])
