@@ -197,11 +197,11 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
     >>> from sknn_resid import ResNetClassifier
     >>> digits = load_digits()
     >>> images, y = digits.images[:300], digits.target[:300]
-    >>> clf = ResNetClassifier(depth=8, width=8, max_iter=8, batch_size=32, random_state=0)
+    >>> clf = ResNetClassifier(depth=8, width=8, max_iter=20, batch_size=32, random_state=0)
     >>> clf.fit(images[:200], y[:200]).score(images[200:], y[200:]) > 0.8
     True
     >>> clf.image_shape_, clf.n_parameters_
-    ((8, 8, 1), 19474)
+    ((8, 8, 1), 19074)
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS

@@ -95,7 +95,7 @@ def _pack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None
     meta["image_shape"] = list(est.image_shape_)
     meta["network"] = asdict(est._spec)
     for name, array in est.state_dict_.items():
-        arrays[f"{_STATE}{name}"] = np.ascontiguousarray(array)
+        arrays[f"{_STATE}{name}"] = np.asarray(array)
     arrays["pixel_mean"], arrays["pixel_std"] = est.pixel_mean_, est.pixel_std_
     pack_codec(est._codec, arrays, meta)
     if hasattr(est, "feature_names_in_"):
