@@ -156,14 +156,15 @@ RESIDUAL_REGRESSOR_VARIANTS = [
     {**SMALL, "loss": FourthPower()},
 ]
 # Rows become small images. Each kind of shortcut, both orders within a block, both update rules.
+# One of the checks sets max_iter to 1000, which early stopping cuts short.
 TINY = {"depth": 8, "width": 4, "max_iter": 8}
 IMAGE_VARIANTS = [
     {},
     {"shortcut": None},
-    {"shortcut": "B", "average_fraction": 0.1, "label_smoothing": 0.1},
-    {"preactivation": True, "solver": "adamw", "learning_rate_init": 0.02},
-    {"early_stopping": True, "learning_rate": "milestones"},
-    {"class_weight": "balanced", "shortcut": "C", "zero_init_residual": True},
+    {"early_stopping": True, "shortcut": "B", "average_fraction": 0.1, "label_smoothing": 0.1},
+    {"early_stopping": True, "preactivation": True, "solver": "adamw", "learning_rate_init": 0.02},
+    {"early_stopping": True, "early_stopping_metric": "loss", "learning_rate": "milestones"},
+    {"early_stopping": True, "class_weight": "balanced", "shortcut": "C"},
 ]
 ESTIMATORS = [
     *LINEAR,

@@ -82,7 +82,7 @@ def test_bytes_and_equal_numbers_give_equal_networks():
 
 
 def test_pixels_are_scaled_by_channel():
-    """A channel in other units changes nothing, a given mean and deviation are taken as they are."""
+    """A channel in other units changes nothing; a given mean and deviation are taken."""
     X, y = make_images(dtype=np.float64)
     params = TINY | {"dtype": "float64", "augmentation": None}
     a = ResNetClassifier(**params).fit(X, y)
