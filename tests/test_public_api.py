@@ -45,8 +45,8 @@ ADDED = {
     "record_gradients": False,
 }
 ADDED_TO = {
-    "MLPClassifier": ADDED | {"class_weight": None, "label_smoothing": 0.0},
-    "MLPRegressor": ADDED | {"quantile": 0.5, "huber_delta": 1.0},
+    "MLPClassifier": ADDED | {"class_weight": None, "label_smoothing": 0.0, "tied_weights": None},
+    "MLPRegressor": ADDED | {"quantile": 0.5, "huber_delta": 1.0, "tied_weights": None},
 }
 SKLEARN_FITTED = {
     "coefs_",
