@@ -40,6 +40,7 @@ FLOORS = {
     "engine.resnet_norm": 21,
     "engine.resnet": 22,
     "engine.resnet_statistics": 23,
+    "engine.resnet_inference": 23,
     "engine.residual_spec": 22,
     "engine.ties": 22,
     "engine.layout": 23,
