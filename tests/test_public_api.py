@@ -64,7 +64,13 @@ SKLEARN_FITTED = {
     "n_features_in_",
     "feature_names_in_",
 }
-FITTED = SKLEARN_FITTED | {"validation_loss_curve_", "device_", "dtype_", "gradient_history_"}
+FITTED = SKLEARN_FITTED | {
+    "validation_loss_curve_",
+    "device_",
+    "dtype_",
+    "gradient_history_",
+    "n_parameters_",
+}
 RESIDUAL_FITTED = {
     "encoder_",
     "loss_curve_",
