@@ -73,6 +73,8 @@ FLOORS = {
     "engine": 38,
     # 40: from parameters and tables to the engine's terms and back
     "neural_network._params": 40,
+    "neural_network._weight_files": 40,
+    "neural_network._weight_specs": 41,
     "neural_network._gradient_history": 40,
     "neural_network._targets": 41,
     "neural_network._arrays": 40,
