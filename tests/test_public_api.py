@@ -47,8 +47,8 @@ ADDED = {
     "record_gradients": False,
 }
 ADDED_TO = {
-    "MLPClassifier": ADDED | {"class_weight": None, "label_smoothing": 0.0},
-    "MLPRegressor": ADDED | {"quantile": 0.5, "huber_delta": 1.0},
+    "MLPClassifier": ADDED | {"class_weight": None, "label_smoothing": 0.0, "tied_weights": None},
+    "MLPRegressor": ADDED | {"quantile": 0.5, "huber_delta": 1.0, "tied_weights": None},
 }
 SKLEARN_FITTED = {
     "coefs_",
@@ -66,7 +66,13 @@ SKLEARN_FITTED = {
     "n_features_in_",
     "feature_names_in_",
 }
-FITTED = SKLEARN_FITTED | {"validation_loss_curve_", "device_", "dtype_", "gradient_history_"}
+FITTED = SKLEARN_FITTED | {
+    "validation_loss_curve_",
+    "device_",
+    "dtype_",
+    "gradient_history_",
+    "n_parameters_",
+}
 RESIDUAL_FITTED = {
     "encoder_",
     "loss_curve_",
