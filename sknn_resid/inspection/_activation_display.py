@@ -85,17 +85,25 @@ class ActivationDisplay:
             x, table = np.array([-0.2, 0.2]), table.iloc[[0, 0]]
         q = {name: table[name].to_numpy() for name in ("q05", "q25", "q50", "q75", "q95")}
         self.bands_ = [
-            self.ax_.fill_between(x, q["q05"], q["q95"], color="C0", alpha=0.2, label="90 %"),
-            self.ax_.fill_between(x, q["q25"], q["q75"], color="C0", alpha=0.4, label="50 %"),
+            self.ax_.fill_between(
+                x, q["q05"], q["q95"], color="C0", alpha=0.2, label="middle 90 %"
+            ),
+            self.ax_.fill_between(
+                x, q["q25"], q["q75"], color="C0", alpha=0.4, label="middle half"
+            ),
         ]
         (self.median_,) = self.ax_.plot(x, q["q50"], color="C0", linewidth=1.8, label="median")
         self.fraction_ax_ = self.ax_.twinx()
-        style = {"markersize": 4.0, "linewidth": 1.2}
+        # marks without lines: neighbours may be of two kinds (inside a block, and between blocks)
+        middle = x if len(self.table) > 1 else x.mean(keepdims=True)
+        saturated, dead = (
+            100 * self.table[f"{name}_fraction"].to_numpy() for name in ("saturated", "dead")
+        )
         (self.saturated_,) = self.fraction_ax_.plot(
-            x, 100 * table["saturated_fraction"], "s--", color="C3", label="saturated", **style
+            middle, saturated, "s", color="C3", mfc="none", ms=6, label="saturated, right axis"
         )
         (self.dead_,) = self.fraction_ax_.plot(
-            x, 100 * table["dead_fraction"], "x:", color="black", label="dead units", **style
+            middle, dead, "x", color="black", ms=4, label="dead units, right axis"
         )
         self._finish(q)
         return self
@@ -111,6 +119,8 @@ class ActivationDisplay:
         if widths.size and widths.max() > WIDE_RANGE * widths.min():
             least = max(spreads.max() * 10.0**-MOST_DECADES, widths.min() / 2)
             self.ax_.set_yscale("symlog", linthresh=least)
+        if min(part.min() for part in q.values()) >= 0:
+            self.ax_.set_ylim(bottom=0)
         name_ticks(self.ax_.xaxis, names)
         self.ax_.set(xlabel="activations behind the layer", ylabel="activation")
         self.fraction_ax_.set(ylim=(-3, 103), ylabel="saturated, dead (%)")

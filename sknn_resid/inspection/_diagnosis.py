@@ -38,9 +38,8 @@ _HELP = {
     ),
     "exploding": (
         "residual connections with normalization='batch' or 'layer'; without a normalization "
-        "skip='rezero' or branch_scale=0; scaled columns (StandardScaler), if they are large; a "
-        "warm-up (warmup_fraction=0.1), clip_norm=1.0 and a lower learning_rate_init until it is "
-        "trained"
+        "skip='rezero' or branch_scale=0; a warm-up (warmup_fraction=0.1), clip_norm=1.0 and a "
+        "lower learning_rate_init, which keep the first steps short"
     ),
     "shattered": (
         "residual connections (skip='identity'); fewer layers; without them neither another "

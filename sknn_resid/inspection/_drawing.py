@@ -97,10 +97,13 @@ def network_names(estimators: Sequence[Any], names: Sequence[str] | None) -> lis
 
 
 def name_ticks(axis: Any, names: Sequence[str]) -> None:
-    """Names at an axis of layers: all, or some that are spread evenly, first and last included."""
+    """Names at an axis of layers: all, or every k-th and the last."""
     n = len(names)
-    shown = np.unique(np.linspace(0, n - 1, min(n, MOST_TICKS)).round().astype(int))
-    axis.set_ticks(shown, [names[k] for k in shown], fontsize="small")
+    step = -(-n // MOST_TICKS)
+    shown = np.arange(0, n, step)
+    if shown[-1] != n - 1:
+        shown = np.append(shown[: len(shown) - (n - 1 - shown[-1] <= step // 2)], n - 1)
+    axis.set_ticks(shown, [names[k] for k in shown.tolist()], fontsize="small")
     if axis.axis_name == "x" and max(map(len, names)) * len(shown) > 60:
         for label in axis.get_ticklabels():
             label.set(rotation=40, ha="right", rotation_mode="anchor")

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sknn_resid.engine.activations import Activated
+from sknn_resid.engine.activations import Activated, Logistic
 from sknn_resid.engine.gradient_flow import ACTIVATIONS, Rows, Scratch, activation_numbers
-from sknn_resid.engine.residual_spec import ResidualSpec
+from sknn_resid.engine.residual_spec import ResidualSpec, Skip
 from sknn_resid.engine.spec import AnySpec
 from sknn_resid.engine.structure import layout_of
 from sknn_resid.inspection._drawing import network_names
@@ -180,6 +180,10 @@ def _in_memory(done: NetworkPass) -> tuple[Rows, dict[str, Activated]]:
         )
         for seen in done.activations
     }
+    for layer in done.layers:
+        if layer.name.endswith(".gate"):
+            z, v = (torch.from_numpy(part)[None] for part in (layer.z, layer.v))
+            activations[layer.name] = Activated(Logistic(), z, v)
     return rows, activations
 
 
@@ -218,6 +222,8 @@ def activations_behind(spec: AnySpec) -> dict[str, list[str]]:
     found["input"] += next(following)
     for b in range(1, spec.n_blocks + 1):
         block = "blocks" if spec.tie_blocks else f"block_{b}"
+        if spec.skip is Skip.GATED:
+            found[f"{block}.gate"].append(f"block_{b}.gate")
         for l in range(1, spec.n_layers_per_block + 1):
             found[f"{block}.linear_{l}"] += next(following)
     return found

@@ -111,7 +111,8 @@ class GradientFlowDisplay:
             )
         self.ax_ = axes_or_new(ax, type(self).__name__, figsize=(7.2, 4.2))
         self.figure_ = self.ax_.figure
-        self.lines_, self.image_ = [], None
+        self.lines_: list[Any] = []
+        self.image_: Any = None
         if not over_epochs:
             self._plot_networks(line_kw or {})
         elif kind == "heatmap" or (kind is None and self.table["layer"].nunique() > MOST_LINES):

@@ -200,7 +200,8 @@ def _summary(J: np.ndarray, possible: int) -> tuple[float, ...]:
     full = bottom > top * np.finfo(float).eps * max(J.shape[1:])
     bottom = bottom if full else 0.0
     condition = top / bottom if bottom > 0 else np.inf
-    mean_square = squares.mean() * largest**2
+    with np.errstate(over="ignore"):
+        mean_square = float(squares.mean() * np.square(largest))
     return (mean_square, top * largest, bottom * largest, condition, rank, rank / possible)
 
 
@@ -275,7 +276,8 @@ def correlation_of(network: OpenNetwork, noise: float, random_state: Any) -> flo
     if not noise > 0:
         raise ValueError(f"noise: must be positive, got {noise}.")
     looked = network.looked
-    rows = looked.X.toarray() if scipy.sparse.issparse(looked.X) else np.asarray(looked.X)
+    given: Any = looked.X
+    rows = given.toarray() if scipy.sparse.issparse(given) else np.asarray(given)
     spread = noise * rows.std(axis=0)
     rng = check_random_state(random_state)
     near = rows + spread * rng.standard_normal(rows.shape)

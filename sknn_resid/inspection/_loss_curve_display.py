@@ -27,7 +27,7 @@ class LossCurve:
     validation : ndarray of shape (n_looks,) or None
         Loss on held-out rows, without a penalty.
     looks : ndarray of shape (n_looks,) or None
-        The epochs, from 1, at which they were looked at.
+        The epochs, from 1, at which they were looked at; None for the first ``n_looks``.
     """
 
     name: str
@@ -107,7 +107,9 @@ class LossCurveDisplay:
             raise ValueError("curves: needs at least one, got none.")
         self.ax_ = axes_or_new(ax, type(self).__name__, figsize=(6.4, 4.2))
         self.figure_ = self.ax_.figure
-        self.training_, self.validation_, self.means_ = [], [], []
+        self.training_: list[Any] = []
+        self.validation_: list[Any] = []
+        self.means_: list[Any] = []
         if self.folds:
             self._plot_folds(line_kw or {})
         else:
@@ -139,13 +141,13 @@ class LossCurveDisplay:
         epochs = np.arange(1, shortest + 1)
         label = f"training, mean of {n} folds"
         self.means_ += self.ax_.plot(epochs, mean, color="C0", linewidth=2.6, label=label)
-        looked = [c for c in self.curves if c.validation is not None and c.looks is not None]
+        looked = [c.validation for c in self.curves if c.validation is not None]
         if len(looked) == n:
-            looks = min((curve.looks for curve in looked), key=len)
-            parts = [curve.validation[: len(looks)] for curve in looked]
+            fewest = min(map(len, looked))
+            mean = np.mean([v[:fewest] for v in looked], axis=0)
             label = f"validation, mean of {n} folds"
             self.means_ += self.ax_.plot(
-                looks, np.mean(parts, axis=0), color="C1", linewidth=2.6, label=label
+                _looks(self.curves[0])[:fewest], mean, color="C1", linewidth=2.6, label=label
             )
 
     def _add(self, curve: LossCurve, style: dict[str, Any], label: str | None) -> None:
@@ -155,9 +157,10 @@ class LossCurveDisplay:
         self.training_ += self.ax_.plot(epochs, curve.training, label=label, **style)
 
     def _add_validation(self, curve: LossCurve, style: dict[str, Any], label: str | None) -> None:
-        if len(curve.looks) == 1:
+        looks = _looks(curve)
+        if len(looks) == 1:
             style = {"marker": "o"} | style
-        self.validation_ += self.ax_.plot(curve.looks, curve.validation, label=label, **style)
+        self.validation_ += self.ax_.plot(looks, curve.validation, label=label, **style)
 
     def _finish(self) -> None:
         parts = [curve.training for curve in self.curves]
@@ -273,6 +276,12 @@ class LossCurveDisplay:
         estimators = list(cv_results["estimator"])
         curves = [curve_of(est, f"fold {k}") for k, est in enumerate(estimators, 1)]
         return cls(curves, folds=True).plot(ax, line_kw=line_kw)
+
+
+def _looks(curve: LossCurve) -> np.ndarray:
+    if curve.validation is None or curve.looks is not None:
+        return np.empty(0) if curve.looks is None else curve.looks
+    return np.arange(1, len(curve.validation) + 1)
 
 
 def curve_of(estimator: Any, name: str) -> LossCurve:
