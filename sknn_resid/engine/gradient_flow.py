@@ -218,14 +218,14 @@ class FlowRecorder:
 
     def __init__(self, network: AnyNetwork, n_rows_M: Sequence[int], batch: int) -> None:
         self._network = network
-        self._weights = network.matrices(network.params_MP)
-        self._gradients = list(network.matrices(network.grads_MP).values())
-        self._before = [torch.empty_like(W) for W in self._weights.values()]
-        roots = [math.sqrt(W[0].numel()) for W in self._weights.values()]
+        weights = self._matrices(network.params_MP)
+        self._names = list(network.matrices(network.params_MP))
+        self._before = [torch.empty_like(W) for W in weights]
+        roots = [math.sqrt(W[0].numel()) for W in weights]
         due = [max(0, int(n) // batch - 1) for n in n_rows_M]
         self._models = {b: [m for m, at in enumerate(due) if at == b] for b in due}
         self.batches = set(due)
-        shape = (network.n_models, len(self._weights), len(COLUMNS))
+        shape = (network.n_models, len(weights), len(COLUMNS))
         device = network.params_MP.device
         self._step_MLC = torch.full(shape, math.nan, dtype=torch.float64, device=device)
         self._flow_MLC = torch.full_like(self._step_MLC, math.nan)
@@ -234,17 +234,22 @@ class FlowRecorder:
         self._roots_L = torch.tensor(roots, dtype=torch.float64, device=device)
         self.epoch_MLC = self._flow_MLC.cpu().numpy()
 
+    def _matrices(self, flat_MP: Tensor) -> list[Tensor]:
+        """As they are now: those of tied weights are copies."""
+        return list(self._network.matrices(flat_MP).values())
+
     def before_update(self, r_M1B: Tensor) -> None:
         """Measure all but the update, when the gradient of a batch with these weights is there."""
         activated = self._network.activations(r_M1B.shape[2])
         rows = Rows(r_M1B, self._scratch)
         numbers = [
             activation_numbers(activated[name], rows) if activated[name] else self._nothing_M4
-            for name in self._weights
+            for name in self._names
         ]
-        gradient_ML = frobenius(self._gradients)
-        weight_ML = frobenius(list(self._weights.values()))
-        for before, W in zip(self._before, self._weights.values(), strict=True):
+        gradient_ML = frobenius(self._matrices(self._network.grads_MP))
+        weights = self._matrices(self._network.params_MP)
+        weight_ML = frobenius(weights)
+        for before, W in zip(self._before, weights, strict=True):
             before.copy_(W)
         norms = torch.stack([gradient_ML, gradient_ML / self._roots_L, weight_ML], dim=2)
         self._step_MLC[:, :, : norms.shape[2]] = norms
@@ -254,7 +259,8 @@ class FlowRecorder:
         """Measure how far the step of this batch has moved the weights, if it is one to measure."""
         if batch not in self.batches:
             return
-        for before, W in zip(self._before, self._weights.values(), strict=True):
+        weights = self._matrices(self._network.params_MP)
+        for before, W in zip(self._before, weights, strict=True):
             before.sub_(W)
         moved_ML = frobenius(self._before)
         ratio_ML = moved_ML / self._step_MLC[:, :, 2]

@@ -224,7 +224,7 @@ class ResNet(nn.Module):
             return x
         index = 0
         for s in range(len(self.spec.stages)):
-            for block in self._stage(s):
+            for block in self.stage(s):
                 x = block(x, weights_B, None if keep_LB is None else keep_LB[index])
                 index += 1
             if stage == f"layer{s + 1}":
@@ -234,10 +234,9 @@ class ResNet(nn.Module):
         h_BF = x.mean((2, 3))
         return h_BF if stage == "avgpool" else self.fc(h_BF)
 
-    def _stage(self, s: int) -> nn.Sequential:
-        stage = getattr(self, f"layer{s + 1}")
-        assert isinstance(stage, nn.Sequential)
-        return stage
+    def stage(self, s: int) -> list[Block]:
+        """The blocks of stage s = 0, 1, ..."""
+        return list(getattr(self, f"layer{s + 1}"))
 
     def _stem(self, x: Tensor, weights_B: Tensor | None) -> Tensor:
         x = self.conv1(x)

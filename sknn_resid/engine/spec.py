@@ -16,6 +16,7 @@ from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.residual_spec import ResidualSpec
 from sknn_resid.engine.schedules import Schedule
+from sknn_resid.engine.ties import Ties
 
 
 class OptimizerKind(Enum):
@@ -43,6 +44,8 @@ class NetworkSpec:
         Of the master weights, the loss and the optimizer: float32 or float64.
     product_dtype : torch.dtype
         Of the matrix products: ``dtype``, or bfloat16 with float32 master weights.
+    ties : Ties or None
+        Weights that stand in several places.
     """
 
     layer_sizes: tuple[int, ...]
@@ -50,6 +53,7 @@ class NetworkSpec:
     loss: Loss
     dtype: torch.dtype
     product_dtype: torch.dtype
+    ties: Ties | None = None
 
     @property
     def n_outputs(self) -> int:

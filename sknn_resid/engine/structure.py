@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknn_resid.engine.network import Layout, StackedNetwork
+from sknn_resid.engine.layout import DenseLayout, dense_layout
+from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_network import StackedResidualNetwork
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
@@ -17,14 +18,14 @@ from sknn_resid.engine.spec import AnySpec, TrainSpec
 from sknn_resid.engine.watch import Watch
 
 AnyNetwork: TypeAlias = StackedNetwork | StackedResidualNetwork
-AnyLayout: TypeAlias = Layout | ResidualLayout
+AnyLayout: TypeAlias = DenseLayout | ResidualLayout
 
 
 def layout_of(spec: AnySpec) -> AnyLayout:
     """Where the parameters of a structure lie."""
     if isinstance(spec, ResidualSpec):
         return ResidualLayout(spec)
-    return Layout(spec.layer_sizes)
+    return dense_layout(spec.layer_sizes, spec.ties)
 
 
 def numbers_per_row(spec: AnySpec) -> int:

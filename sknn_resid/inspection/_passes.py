@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from sknn_resid.engine.activations import Activation
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import dense_layout
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_spec import ResidualSpec, Skip
 from sknn_resid.engine.spec import AnySpec
@@ -178,7 +178,7 @@ def _named(spec: AnySpec, flat: np.ndarray) -> dict[str, np.ndarray]:
         found = ResidualLayout(spec).unpack(flat)
         found["head.W"] = found["head.W"].T
         return {_shown_name(spec, name): array for name, array in found.items()}
-    coefs, intercepts = Layout(spec.layer_sizes).unpack(flat)
+    coefs, intercepts = dense_layout(spec.layer_sizes, spec.ties).unpack(flat)
     named: dict[str, np.ndarray] = {}
     for layer, W, b in zip(layers_of(spec), coefs, intercepts, strict=True):
         named |= {layer.coef: W, layer.intercept: b}

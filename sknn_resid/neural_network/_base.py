@@ -24,9 +24,9 @@ from sknn_resid._validation import check_validation_arguments, check_weights, hi
 from sknn_resid.engine.data import Features, TrainingData, ValidationData, row_major
 from sknn_resid.engine.history import EpochView, Resume, StopReason
 from sknn_resid.engine.job import TrainJob
+from sknn_resid.engine.layout import dense_layout
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.meeting import preferred_device
-from sknn_resid.engine.network import Layout
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.spec import NetworkSpec
 from sknn_resid.neural_network._adopt import (
@@ -58,6 +58,7 @@ from sknn_resid.neural_network._params import (
     working_dtypes,
 )
 from sknn_resid.neural_network._persistence import Persistent
+from sknn_resid.neural_network._tied_weights import check_tied, resolve_ties
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,9 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             # scipy's minimiser may count its iterations differently from max_iter
             max_epochs = None if self.solver == "lbfgs" else self.max_iter
             bridge = CallbackBridge(self, X, y, sample_weight, max_epochs)
-        resume = Resume() if first_call else resume_from(self, incremental=incremental)
+        resume = Resume()
+        if not first_call:
+            resume = resume_from(self, network, incremental=incremental)
         job = self._job(task, network, weights, rng, resume, bridge, incremental)
         if bridge is not None:
             bridge.begin()
@@ -196,6 +199,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         else:
             weights = (list(self.coefs_), list(self.intercepts_))
             check_same_shape(weights[0], network.layer_sizes)
+            check_tied(weights[0], dense_layout(network.layer_sizes, network.ties))
         return _Start(task, network, weights, rng)
 
     def _check_parameters(self) -> tuple[int, ...]:
@@ -307,13 +311,14 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             )
         self.device_, self.dtype_ = str(device), self.dtype or str(own).removeprefix("torch.")
         activations = activation_layers(self.activation, len(widths))
-        return NetworkSpec(sizes, activations, self._loss(), own, products)
+        ties = resolve_ties(self.tied_weights, sizes)
+        return NetworkSpec(sizes, activations, self._loss(), own, products, ties)
 
     def _training_device(self, task: _Task, sizes: tuple[int, ...]) -> torch.device:
         if isinstance(task.X, torch.Tensor):
             return task.X.device  # everything follows X
         batch = 200 if self.batch_size == "auto" else self.batch_size
-        work = min(int(batch), int(task.X.shape[0])) * Layout(sizes).n_weights
+        work = min(int(batch), int(task.X.shape[0])) * dense_layout(sizes, None).n_weights
         return resolve_device(preferred_device() or self.device, float(work))
 
     def _job(
@@ -346,7 +351,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             network=network,
             train=spec,
             data=TrainingData(task.X, task.y, rows, weight),
-            params=Layout(network.layer_sizes).pack(*weights),
+            params=dense_layout(network.layer_sizes, network.ties).pack(*weights),
             rng=rng,
             rng_is_shared=isinstance(self.random_state, np.random.RandomState),
             dropout_seed=int(rng.randint(np.iinfo(np.int32).max)) if self.dropout > 0 else None,

@@ -5,30 +5,26 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
 from sknn_resid._sklearn_compat import Interval, StrOptions, fit_context
 from sknn_resid.engine.losses import Loss
-from sknn_resid.neural_network._arrays import as_numpy
 from sknn_resid.neural_network._base import BaseMLP, checked_targets, solver_is_stochastic
+from sknn_resid.neural_network._class_outputs import ClassPredictor
 from sknn_resid.neural_network._class_weight import class_weights
 from sknn_resid.neural_network._interop import SklearnBridge
 from sknn_resid.neural_network._monitor import Score, accuracy
-from sknn_resid.neural_network._prediction import NetworkPredictor
 from sknn_resid.neural_network._targets import (
     check_known,
     encode_validation,
     first_codec,
     fit_codec,
-    log_of,
 )
 
 
-class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
+class MLPClassifier(ClassPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
     """Multi-layer perceptron classifier.
 
     Takes the place of :class:`sklearn.neural_network.MLPClassifier`: the same parameters,
@@ -118,6 +114,11 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         calls). Early stopping then tells scores within ``tol`` apart by the validation loss.
     label_smoothing : float, default=0.0
         Part of each label that is spread evenly over the classes.
+    tied_weights : list of groups or None, default=None
+        Weights that are one weight in several places, each group a list of places ``(layer, row,
+        column)`` of `coefs_` or of whole layers, ``(layer,)`` or transposed ``(layer, "T")``. They
+        begin as the first place of the group would, their gradient is the sum over the places, and
+        they count once, in the penalty and in `n_parameters_`. Indices may count from the end.
 
     Attributes
     ----------
@@ -145,6 +146,8 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         Number of layers, input and output included.
     n_outputs_ : int
         Number of outputs of the network.
+    n_parameters_ : int
+        Number of free weights and biases; tied ones count once.
     out_activation_ : str
         Name of the output activation.
     device_, dtype_ : str
@@ -224,6 +227,7 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         record_gradients=False,
         class_weight=None,
         label_smoothing=0.0,
+        tied_weights=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -260,6 +264,7 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         self.record_gradients = record_gradients
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
+        self.tied_weights = tied_weights
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
@@ -317,86 +322,6 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         if codec is not None:
             self._codec, self.classes_ = codec, codec.classes
         return self._fit(X, y, sample_weight, incremental=True)
-
-    def predict(self, X):
-        """Most probable class of each row.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Predicted labels.
-        """
-        features, home = self._checked(X, "predict")
-        network = self._network()
-        if isinstance(features, torch.Tensor):
-            logits = as_numpy(network.run_on_device(features, linked=False))
-            codes = self._codec.codes_from_logits(logits)
-        else:
-            chunks = network.chunks(features, self._prediction_device())
-            codes = self._codec.codes_from_chunks(chunks, features.shape[0])
-        return home.send(self._codec.decode(codes))
-
-    def predict_proba(self, X):
-        """Probability of each class.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-
-        Returns
-        -------
-        p : ndarray of shape (n_samples, n_classes), or list of such arrays
-            In the order of `classes_`; for multi-label the probability of each label; for
-            multiclass-multioutput one array per target.
-        """
-        return self._probabilities(X, "predict_proba")
-
-    def _probabilities(self, X, method):
-        outputs, home = self._outputs(X, method)
-        parts = self._codec.probabilities(outputs)
-        return [home.send(p) for p in parts] if isinstance(parts, list) else home.send(parts)
-
-    def predict_log_proba(self, X):
-        """Logarithm of `predict_proba`.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-
-        Returns
-        -------
-        log_p : ndarray of shape (n_samples, n_classes), or list of such arrays
-            Logarithms of the probabilities.
-        """
-        return log_of(self._probabilities(X, "predict_log_proba"))
-
-    def score(self, X, y, sample_weight=None):
-        """Accuracy: the weighted part of rows that are predicted right, in all their targets.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            True labels.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weight of each row.
-
-        Returns
-        -------
-        score : float
-        """
-        if getattr(self, "_codec", None) is not None and self._codec.kind == "multioutput":
-            right = (np.asarray(self.predict(X)) == np.asarray(y)).all(axis=1)
-            return float(np.average(right, weights=sample_weight))
-        return super().score(X, y, sample_weight)
 
     @property
     def _label_binarizer(self):

@@ -51,4 +51,5 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "n_layers": [Interval(Integral, 1, None, closed="left"), None],
     "width": [Interval(Integral, 1, None, closed="left"), None],
     "record_gradients": ["boolean"],
+    "tied_weights": [list, tuple, None],
 }

@@ -111,6 +111,11 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         Which quantile ``loss='quantile'`` estimates, strictly between 0 and 1.
     huber_delta : float, default=1.0
         Where ``loss='huber'`` turns from squared to linear.
+    tied_weights : list of groups or None, default=None
+        Weights that are one weight in several places, each group a list of places ``(layer, row,
+        column)`` of `coefs_` or of whole layers, ``(layer,)`` or transposed ``(layer, "T")``. They
+        begin as the first place of the group would, their gradient is the sum over the places, and
+        they count once, in the penalty and in `n_parameters_`. Indices may count from the end.
 
     Attributes
     ----------
@@ -136,6 +141,8 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         Number of layers, input and output included.
     n_outputs_ : int
         Number of outputs of the network.
+    n_parameters_ : int
+        Number of free weights and biases; tied ones count once.
     out_activation_ : str
         Name of the output activation.
     device_, dtype_ : str
@@ -215,6 +222,7 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         record_gradients=False,
         quantile=0.5,
         huber_delta=1.0,
+        tied_weights=None,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -252,6 +260,7 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         self.record_gradients = record_gradients
         self.quantile = quantile
         self.huber_delta = huber_delta
+        self.tied_weights = tied_weights
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):

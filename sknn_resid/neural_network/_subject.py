@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from sknn_resid._validation import check_weights
 from sknn_resid.engine.data import Features
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import dense_layout
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.spec import NetworkSpec
 from sknn_resid.engine.trace import Subject
@@ -31,6 +31,7 @@ from sknn_resid.neural_network._ensemble_training import (
 from sknn_resid.neural_network._params import working_dtypes
 from sknn_resid.neural_network._residual_base import BaseResidual
 from sknn_resid.neural_network._residual_prediction import validated_rows
+from sknn_resid.neural_network._tied_weights import check_tied
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,8 @@ def _new_mlp(est: Any, X: Any, y: Any, sample_weight: Any) -> Looked:
     start = fresh._begin(
         X, y, sample_weight, (None, None, None), first_call=True, incremental=False
     )
-    params = Layout(start.network.layer_sizes).pack(*start.weights)
+    layout = dense_layout(start.network.layer_sizes, start.network.ties)
+    params = layout.pack(*start.weights)
     subject = Subject(start.network, params, fresh._label_smoothing())
     task = start.task
     return Looked(subject, _on_host(task.X), task.y, task.weight, _names(fresh), False)
@@ -132,8 +134,12 @@ def _fitted_mlp(est: Any, X: Any, y: Any, sample_weight: Any) -> Looked:
     sizes = (est.coefs_[0].shape[0], *(W.shape[1] for W in est.coefs_))
     bfloat16 = "bfloat16" if est.dtype_ == "bfloat16" else None
     own, products = working_dtypes(bfloat16, est.coefs_[0].dtype)
-    network = NetworkSpec(sizes, est._fitted_activations, est._fitted_loss, own, products)
-    params = Layout(sizes).pack(est.coefs_, est.intercepts_)
+    network = NetworkSpec(
+        sizes, est._fitted_activations, est._fitted_loss, own, products, est._fitted_ties
+    )
+    layout = dense_layout(sizes, est._fitted_ties)
+    check_tied(est.coefs_, layout)
+    params = layout.pack(est.coefs_, est.intercepts_)
     subject = Subject(network, params, est._label_smoothing())
     return Looked(subject, features, targets, weight, _names(est), True)
 

@@ -27,7 +27,7 @@ from engine.residual_builders import make_job as make_residual_job
 
 from sknn_resid.engine.activations import Activated, Elu
 from sknn_resid.engine.gradient_flow import COLUMNS, Rows, Scratch, activation_numbers, steepest
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import Layout
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.spec import OptimizerKind, OptimizerSpec

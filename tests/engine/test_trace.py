@@ -19,7 +19,7 @@ from engine.residual_builders import (
     relative_error,
 )
 
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import Layout
 from sknn_resid.engine.residual_fitted import FittedResidual
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.spec import NetworkSpec
