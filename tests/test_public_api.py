@@ -21,6 +21,7 @@ from sknn_resid import (
     MLPRegressor,
     MLPResidualClassifier,
     MLPResidualRegressor,
+    ResNetClassifier,
     Ridge,
     RidgeCV,
 )
@@ -28,7 +29,8 @@ from sknn_resid import (
 ESTIMATORS = [MLPClassifier, MLPRegressor]
 RESIDUAL = [MLPResidualClassifier, MLPResidualRegressor]
 LINEAR = [OLS, Ridge, RidgeCV]
-NETWORKS = ESTIMATORS + RESIDUAL
+IMAGE = [ResNetClassifier]
+NETWORKS = ESTIMATORS + RESIDUAL + IMAGE
 EVERY = NETWORKS + LINEAR
 
 # Added parameters in their order, with the defaults that leave scikit-learn's behaviour as it is.
@@ -79,6 +81,22 @@ RESIDUAL_FITTED = {
     "n_iter_",
     "n_parameters_",
     "gradient_history_",
+    "n_features_in_",
+    "feature_names_in_",
+    "device_",
+    "dtype_",
+}
+
+IMAGE_FITTED = {
+    "state_dict_",
+    "image_shape_",
+    "pixel_mean_",
+    "pixel_std_",
+    "loss_curve_",
+    "validation_scores_",
+    "validation_loss_curve_",
+    "n_iter_",
+    "n_parameters_",
     "n_features_in_",
     "feature_names_in_",
     "device_",
@@ -232,7 +250,8 @@ def test_class_docstring(cls):
     parameters = found["Parameters"]
     assert list(parameters) == list(inspect.signature(cls).parameters)
     assert [name for name, text in parameters.items() if not text] == []
-    wanted = FITTED if cls in ESTIMATORS else RESIDUAL_FITTED
+    wanted = IMAGE_FITTED if cls in IMAGE else RESIDUAL_FITTED
+    wanted = FITTED if cls in ESTIMATORS else wanted
     if "Classifier" in cls.__name__:
         wanted = wanted | {"classes_"}
     assert wanted - set(found["Attributes"]) == set()

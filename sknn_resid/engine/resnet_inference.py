@@ -39,7 +39,7 @@ from sknn_resid.engine.resnet import Block, Convolution, ResNet, pad_channels
 from sknn_resid.engine.resnet_norm import EPSILON, BatchNorm
 from sknn_resid.engine.resnet_spec import ResNetSpec
 
-ACTIVATION_BYTES = 64 * 2**20  # of a batch, by default: more gained nothing on a CPU
+ACTIVATION_BYTES = 32 * 2**20  # of a batch, by default: from there on caches lose more than is won
 VIEWS = ("none", "flip", "ten_crop")
 TEN_CROP_RATIO = 224 / 256  # of each side, as in the paper
 

@@ -93,10 +93,11 @@ class BatchNorm(nn.Module):
         dtype = self.weight.dtype  # also under autocast: sums of bfloat16 would lose the mean
         x, w_B = x_BCHW.to(dtype), weights_B.to(dtype)
         total = w_B.sum()
-        r_B = w_B / total
-        mean_C = r_B @ x.mean((2, 3))
+        # Sums, not products of matrices: autocast would turn those into bfloat16.
+        r_B1 = (w_B / total)[:, None]
+        mean_C = (r_B1 * x.mean((2, 3))).sum(0)
         centred = x - mean_C[:, None, None]
-        var_C = r_B @ centred.square().mean((2, 3))
+        var_C = (r_B1 * centred.square().mean((2, 3))).sum(0)
         n = total * (x.shape[2] * x.shape[3])
         self._remember(n.detach(), mean_C.detach(), var_C.detach())
         scale_C = self.weight * torch.rsqrt(var_C + EPSILON)

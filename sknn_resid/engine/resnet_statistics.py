@@ -51,7 +51,7 @@ def _pool(norm: BatchNorm, totals: list[tuple[Tensor, Tensor, Tensor]]) -> None:
     n_K = torch.stack([n for n, _, _ in totals])
     mean_KC = torch.stack([mean for _, mean, _ in totals])
     var_KC = torch.stack([var for _, _, var in totals])
-    r_K = n_K / n_K.sum()
-    mean_C = r_K @ mean_KC
+    r_K1 = (n_K / n_K.sum())[:, None]
+    mean_C = (r_K1 * mean_KC).sum(0)  # no product of matrices, which autocast would round
     norm.running_mean.copy_(mean_C)
-    norm.running_var.copy_(r_K @ (var_KC + (mean_KC - mean_C).square()))
+    norm.running_var.copy_((r_K1 * (var_KC + (mean_KC - mean_C).square())).sum(0))
