@@ -12,9 +12,9 @@ Run it with ``python examples/plot_losses.py``; it takes a few seconds.
 # %%
 # A network that is nothing but its output
 # ----------------------------------------
-# With no hidden layer, one input and the weight 1, the raw output is z = x. So the rows of X are the
-# places at which the loss is looked at. ``gradients`` takes the mean over rows; times the number
-# of rows it is the derivative of each row's own loss.
+# With no hidden layer, one input and the weight 1, the raw output is z = x. So the rows of X are
+# the places at which the loss is looked at. ``gradients`` takes the mean over rows; times the
+# number of rows it is the derivative of each row's own loss.
 
 import os
 from pathlib import Path
@@ -40,7 +40,7 @@ def curve(net, z, y):
 # - squared error: as much as it is large, so that one outlier outweighs many small errors;
 # - absolute error: an error is an error, only its sign counts; the minimiser is the median;
 # - Huber: squared when small, absolute when large;
-# - quantile 0.8: being too low is four times as bad as being too high; the minimiser is the quantile;
+# - quantile 0.8: too low is four times as bad as too high; the minimiser is the quantile;
 # - Poisson, for counts: the output is the logarithm of the mean.
 
 error = np.linspace(-3, 3, 241)
