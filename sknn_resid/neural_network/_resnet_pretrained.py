@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.validation import check_is_fitted
 
 from sknn_resid._device import resolve_device
 from sknn_resid.engine.image_data import ImageSet, Scaling
@@ -126,6 +127,7 @@ class Pretrained:
             Ends in ".safetensors" for that format; else a file of ``torch.save``. Outputs are in
             the order of `classes_`.
         """
+        check_is_fitted(self, "state_dict_")
         write_weights(path, self.state_dict_)
 
 
