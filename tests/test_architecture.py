@@ -111,6 +111,7 @@ FLOORS = {
     # The linear models' own ground: formulas, tables; then the fitted state and the one path to it
     "linear_model._inference": 40,
     "linear_model._summary": 40,
+    "linear_model._refined": 48,
     "linear_model._rows": 50,
     "linear_model._fitted": 50,
     "linear_model._accelerator": 51,

@@ -130,7 +130,9 @@ def orthonormal_rows(
     -------
     ndarray of shape (n_samples, n_directions)
     """
-    U = (X - factor.shift) @ factor.basis[1:] + factor.basis[0]
+    shifted = X - factor.shift if factor.shift.any() else X
+    U = shifted @ factor.basis[1:]
+    U += factor.basis[0]
     return U if sample_weight is None else U * np.sqrt(sample_weight)[:, None]
 
 

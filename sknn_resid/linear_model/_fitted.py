@@ -19,31 +19,7 @@ import numpy as np
 from sknn_resid.linear_model._factor import Factor
 from sknn_resid.linear_model._filters import complement, leverage, shrinkage
 from sknn_resid.linear_model._inference import ratio, row_norms
-
-
-@dataclass(frozen=True, eq=False)
-class Refined:
-    """Unscaled covariances that the kernels have refined, one per target.
-
-    Parameters
-    ----------
-    variances : ndarray of shape (n_targets, n_features)
-        Of the coefficients.
-    intercept_variances : ndarray of shape (n_targets,)
-        NaN without an intercept.
-    covariances : tuple of ndarray of shape (n_features, n_features), or None
-        One for each entry of ``alphas``; None where they would be large.
-    intercept_covariances : tuple of ndarray of shape (n_features,), or None
-        As ``covariances``.
-    which : ndarray of int of shape (n_targets,)
-        Entry of ``covariances`` that belongs to a target.
-    """
-
-    variances: np.ndarray
-    intercept_variances: np.ndarray
-    covariances: tuple[np.ndarray, ...] | None
-    intercept_covariances: tuple[np.ndarray, ...] | None
-    which: np.ndarray
+from sknn_resid.linear_model._refined import Refined
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +120,10 @@ class FittedLinear:
             return self.robust[:, 1:, 1:].copy()
         found = np.empty((self.n_targets, self.n_features, self.n_features))
         sigma2 = self.sigma2
-        if self.refined is not None and self.refined.covariances is not None:
-            for target, number in enumerate(self.refined.which):
-                found[target] = sigma2[target] * self.refined.covariances[number]
+        refined = None if self.refined is None else self.refined.found
+        if refined is not None and refined.covariances is not None:
+            for target, number in enumerate(refined.which):
+                found[target] = sigma2[target] * refined.covariances[number]
             return found
         for targets, root in self._roots():
             product = root[1:] @ root[1:].T
@@ -160,7 +137,7 @@ class FittedLinear:
             return np.sqrt(np.diagonal(self.robust, axis1=1, axis2=2)[:, 1:])
         sigma = np.sqrt(self.sigma2)[:, None]
         if self.refined is not None:
-            return sigma * np.sqrt(self.refined.variances)
+            return sigma * np.sqrt(self.refined.found.variances)
         norms = np.empty((self.n_targets, self.n_features))
         for targets, root in self._roots():
             norms[targets] = row_norms(root[1:])
@@ -176,7 +153,7 @@ class FittedLinear:
         if not self.factor.fit_intercept:
             return np.zeros(self.n_targets)
         if self.robust is None and self.refined is not None:
-            return self.sigma2 * self.refined.intercept_variances
+            return self.sigma2 * self.refined.found.intercept_variances
         return self.mean_variance(np.zeros((1, self.n_features)))[0]
 
     def intercept_covariance(self) -> np.ndarray:
@@ -187,8 +164,9 @@ class FittedLinear:
         if self.robust is not None:
             return self.robust[:, 0, 1:] - self.robust[:, 1:, 1:] @ self.factor.shift
         sigma2 = self.sigma2[:, None]
-        if self.refined is not None and self.refined.intercept_covariances is not None:
-            return sigma2 * np.stack(self.refined.intercept_covariances)[self.refined.which]
+        refined = None if self.refined is None else self.refined.found
+        if refined is not None and refined.intercept_covariances is not None:
+            return sigma2 * np.stack(refined.intercept_covariances)[refined.which]
         for targets, root in self._roots():
             found[targets] = root[1:] @ (root[0] - self.factor.shift @ root[1:])
         return sigma2 * found
