@@ -9,8 +9,8 @@ directions whose d are within a factor of ten of each other are the same S curve
 its width. So ``F = F_J T`` with a few of the directions, J, and the products with n_alphas columns
 become products with J (about ten for a hundred columns of one size).
 
-Allen (1974), Technometrics 16(1); Golub, Heath & Wahba (1979), Technometrics 21(2); Cheng, Gimbutas,
-Martinsson & Rokhlin (2005), SIAM J. Sci. Comput. 26(4), on such skeletons of matrices.
+Allen (1974), Technometrics 16(1); Golub, Heath & Wahba (1979), Technometrics 21(2); Cheng,
+Gimbutas, Martinsson & Rokhlin (2005), SIAM J. Sci. Comput. 26(4), on such skeletons of matrices.
 """
 
 from __future__ import annotations

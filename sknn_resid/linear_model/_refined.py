@@ -48,14 +48,14 @@ class Refined:
     Parameters
     ----------
     problem : Problem
-        A refined one. Its rows are not kept.
+        A refined one, without rows.
     alpha : ndarray of shape (n_targets,)
         Penalty of each target.
     """
 
     def __init__(self, problem: Problem, alpha: np.ndarray) -> None:
         self._found: Covariances | None = None
-        self._pending: tuple[Problem, np.ndarray] | None = (replace(problem, rows=None), alpha)
+        self._pending: tuple[Problem, np.ndarray] | None = (problem, alpha)
 
     @property
     def found(self) -> Covariances:
@@ -90,9 +90,11 @@ def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:
         # Many penalties of a large problem would take longer than everything else: plain float64
         # has them when they are asked for.
         return None
-    refined = Refined(problem, alpha)
-    if large:
-        _ = refined.found  # diagonals are smaller than what they follow from
+    # Diagonals are smaller than what they follow from; the smallest problems may need their rows.
+    eager = large or (problem.quick is not None and problem.quick.strict)
+    refined = Refined(problem if eager else replace(problem, rows=None), alpha)
+    if eager:
+        _ = refined.found
     return refined
 
 
