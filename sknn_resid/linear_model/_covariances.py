@@ -114,7 +114,7 @@ def standard_variances(
     intercept : ndarray of shape alpha.shape
     """
     alpha = np.asarray(alpha, dtype=np.float64)
-    values, where = np.unique(alpha.ravel(), return_inverse=True)
+    values, where = _filters.distinct(alpha.ravel())
     found = [covariance(problem, value) for value in values]
     coef = np.stack([np.diag(c.coef) for c in found])[where].reshape(*alpha.shape, -1)
     return coef, np.array([c.intercept_variance for c in found])[where].reshape(alpha.shape)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._basis import Directions
 from ._factor import Factor, factorise
-from ._gram import BITS, Gram, choose_shift, gram
+from ._gram import BITS, Gram, choose_shifts, gram
 from ._system import System, centre
 
 MAX_SLICES = 6
@@ -124,7 +124,7 @@ def first_sums(
     """
     shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
     if fit_intercept:
-        shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
+        shift, y_shift = choose_shifts(X, Y, sample_weight)
     slices = 1 if bits is None else 2 if bits == EXACT_BITS else 3
     with np.errstate(over="ignore", invalid="ignore"):
         sums = gram(X, Y, sample_weight, shift, y_shift, slices)
@@ -134,7 +134,10 @@ def first_sums(
 
 def _check_range(sums: Gram, X: np.ndarray, Y: np.ndarray) -> None:
     """Refuse columns whose squares are infinite, naming the first."""
-    for name, data, squares in (("X", X, sums.xx[0].diagonal()[1:]), ("y", Y, sums.yy[0])):
+    x_squares = sums.xx[0].diagonal()[1:]
+    if np.isfinite(x_squares.sum() + sums.yy[0].sum()):
+        return
+    for name, data, squares in (("X", X, x_squares), ("y", Y, sums.yy[0])):
         beyond = np.flatnonzero(~np.isfinite(squares))
         if len(beyond):
             j = int(beyond[0])

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from sknn_resid.linear_model._factor import Factor
-from sknn_resid.linear_model._filters import complement, leverage, shrinkage
+from sknn_resid.linear_model._filters import complement, distinct, leverage, shrinkage
 from sknn_resid.linear_model._inference import ratio, row_norms
 from sknn_resid.linear_model._refined import Refined
 
@@ -79,7 +80,7 @@ class FittedLinear:
         """``tr(H)`` with the intercept's 1, shape (n_targets,)."""
         return shrinkage(self.factor, self.alpha).sum(axis=1)
 
-    @property
+    @cached_property
     def df_resid(self) -> np.ndarray:
         """``n - tr(2H - HH')``, shape (n_targets,).
 
@@ -89,7 +90,7 @@ class FittedLinear:
         left = self.n_obs - self.factor.singular_values.size
         return left + np.sum(complement(self.factor, self.alpha) ** 2, axis=1)
 
-    @property
+    @cached_property
     def sigma2(self) -> np.ndarray:
         """Noise variance ``rss / df_resid``, shape (n_targets,); NaN where no df are left."""
         df = self.df_resid
@@ -109,7 +110,7 @@ class FittedLinear:
 
         Rows of the root: the intercept of the shifted columns, then the coefficients.
         """
-        values, group = np.unique(self.alpha, return_inverse=True)
+        values, group = distinct(self.alpha)
         for number, alpha in enumerate(values):
             root = self.factor.basis * shrinkage(self.factor, alpha)
             yield np.flatnonzero(group == number), root
@@ -183,7 +184,7 @@ class FittedLinear:
         """
         found = np.empty((X.shape[0], self.n_targets))
         if self.robust is None:
-            values, group = np.unique(self.alpha, return_inverse=True)
+            values, group = distinct(self.alpha)
             for number, alpha in enumerate(values):
                 unscaled = leverage(self.factor, X, None, float(alpha), power=2)
                 found[:, group == number] = unscaled[:, None]

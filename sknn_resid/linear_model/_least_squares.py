@@ -27,7 +27,7 @@ from ._decompose import (
     normal_equations,
     wanted_bits,
 )
-from ._gram import Gram, choose_shift, gram, merge
+from ._gram import Gram, choose_shifts, gram, merge
 from ._problem import Problem
 from ._quick import quicken, solve_quickly
 from ._refine import GOAL
@@ -334,7 +334,7 @@ def stream(
     if state is None:
         shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
         if fit_intercept:
-            shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
+            shift, y_shift = choose_shifts(X, Y, sample_weight)
     else:
         shift, y_shift = state.sums.shift, state.sums.y_shift
     new = gram(X, Y, sample_weight, shift, y_shift, STREAM_SLICES)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sknn_resid.linear_model._filters import distinct
 from sknn_resid.linear_model._least_squares import Problem, covariance, standard_variances
 
 # Refined covariance matrices are kept up to this many numbers; beyond, only their diagonals are.
@@ -85,7 +86,7 @@ def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:
     """
     if not problem.refined:
         return None
-    large = np.unique(alpha).size * problem.factor.n_features**2 > MAX_KEPT
+    large = distinct(alpha)[0].size * problem.factor.n_features**2 > MAX_KEPT
     if large and np.ptp(alpha) > 0:
         # Many penalties of a large problem would take longer than everything else: plain float64
         # has them when they are asked for.
@@ -99,7 +100,7 @@ def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:
 
 
 def _covariances(problem: Problem, alpha: np.ndarray) -> Covariances:
-    values, which = np.unique(alpha, return_inverse=True)
+    values, which = distinct(alpha)
     if values.size * problem.factor.n_features**2 > MAX_KEPT:
         coef, intercept = standard_variances(problem, values)
         return Covariances(coef[which], intercept[which], None, None, which)

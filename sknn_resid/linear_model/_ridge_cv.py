@@ -19,6 +19,7 @@ from sknn_resid.linear_model._checks import (
     feature_names,
     warn_deficient_rank,
 )
+from sknn_resid.linear_model._filters import distinct
 from sknn_resid.linear_model._jackknife import LeaveOneOutFits, jackknife_plus, leave_one_out_fits
 from sknn_resid.linear_model._least_squares import Problem
 from sknn_resid.linear_model._loo import Squares
@@ -267,7 +268,7 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
             self.cv_results_ = self._leave_one_out_table(problem, rows)
         leverages = None
         if squares is not None:  # the leave-one-out pass has made what the leverages follow from
-            chosen = np.unique(alpha)
+            chosen = distinct(alpha)[0]
             leverages = squares.leverage((self.alphas_ == chosen[:, None]).argmax(axis=1))
         outcome = fit_problem(problem, alpha, rows, self.cov_type, leverages)
         self._adopt(outcome, rows, device)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sknn_resid.linear_model._factor import Factor
-from sknn_resid.linear_model._filters import complement, shrinkage, training_rows
+from sknn_resid.linear_model._filters import complement, distinct, shrinkage, training_rows
 from sknn_resid.linear_model._inference import ratio
 
 # 1 - h below this is rounding: the row determines its own fit.
@@ -68,7 +68,7 @@ def row_statistics(
     -------
     RowStatistics
     """
-    values, group = np.unique(alpha, return_inverse=True)
+    values, group = distinct(alpha)
     h = leverages
     if h is None:
         f = shrinkage(factor, values)
