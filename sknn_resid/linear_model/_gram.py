@@ -139,10 +139,10 @@ def choose_shifts(
     """
     if sample_weight is not None:
         present = np.flatnonzero(sample_weight)
-        some = present[:: max(1, len(present) // 256)]
+        some = present[:: max(1, len(present) // 64)]
         part = np.concatenate([X[some], Y[some]], axis=1)
     else:
-        step = max(1, len(X) // 256)
+        step = max(1, len(X) // 64)
         part = np.concatenate([X[::step], Y[::step]], axis=1)
     # Scaled first: the squares of large entries would overflow.
     largest = np.maximum(np.abs(part).max(axis=0), np.finfo(float).tiny)
