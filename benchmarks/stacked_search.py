@@ -130,16 +130,14 @@ def search(shape: Shape, name: str, n_jobs: int, device: str, X: Any, y: Any) ->
     if name == "skorch":
         values = {"optimizer__weight_decay": values["alpha"], "lr": values["learning_rate_init"]}
 
-    def around() -> AbstractContextManager[Any]:
-        if name == "stacked":
-            return stacked()
+    def processes() -> AbstractContextManager[Any]:
         if n_jobs == 1:
             return nullcontext()
         # One thread a process, which is joblib's own rule where OMP_NUM_THREADS is not set.
         return joblib.parallel_config(backend="loky", inner_max_num_threads=1)
 
     def run() -> Any:
-        with around():
+        with processes(), stacked() if name == "stacked" else nullcontext():
             return GridSearchCV(net, values, cv=FOLDS, n_jobs=n_jobs, refit=False).fit(X, y)
 
     return run

@@ -13,20 +13,24 @@ from sknn_resid._version import __version__
 if TYPE_CHECKING:
     from sknn_resid.linear_model import OLS, Ridge, RidgeCV
     from sknn_resid.neural_network import (
+        ImageFolder,
         MLPClassifier,
         MLPRegressor,
         MLPResidualClassifier,
         MLPResidualRegressor,
+        ResNetClassifier,
         TableEncoder,
     )
     from sknn_resid.stacking import stacked
 
 __all__ = [
     "OLS",
+    "ImageFolder",
     "MLPClassifier",
     "MLPRegressor",
     "MLPResidualClassifier",
     "MLPResidualRegressor",
+    "ResNetClassifier",
     "Ridge",
     "RidgeCV",
     "TableEncoder",
@@ -37,10 +41,12 @@ __all__ = [
 
 _LINEAR = ("OLS", "Ridge", "RidgeCV")
 _NETWORKS = (
+    "ImageFolder",
     "MLPClassifier",
     "MLPRegressor",
     "MLPResidualClassifier",
     "MLPResidualRegressor",
+    "ResNetClassifier",
     "TableEncoder",
 )
 

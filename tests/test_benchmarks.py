@@ -84,6 +84,14 @@ def test_predict_benchmark_runs_and_all_give_the_same_result(tmp_path):
     assert all(ratio is None for ratio in times_one)
 
 
+def test_search_benchmark_runs_and_all_find_the_same(tmp_path):
+    document = run_benchmark(
+        "stacked_search.py", tmp_path, "--shapes", "iris", "--dtypes", "float64", "--threads", "1"
+    )
+    assert [row["contestant"] for row in document["rows"]] == ["sklearn", "ours", "stacked"]
+    assert [row["score_difference"] for row in document["rows"]] == [0, 0, 0]
+
+
 def test_bfloat16_is_refused_without_its_reference(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "mlp_fit.py"), "--dtypes", "bfloat16"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -21,6 +21,7 @@ from sknn_resid import (
     MLPRegressor,
     MLPResidualClassifier,
     MLPResidualRegressor,
+    ResNetClassifier,
     Ridge,
     RidgeCV,
 )
@@ -28,7 +29,8 @@ from sknn_resid import (
 ESTIMATORS = [MLPClassifier, MLPRegressor]
 RESIDUAL = [MLPResidualClassifier, MLPResidualRegressor]
 LINEAR = [OLS, Ridge, RidgeCV]
-NETWORKS = ESTIMATORS + RESIDUAL
+IMAGE = [ResNetClassifier]
+NETWORKS = ESTIMATORS + RESIDUAL + IMAGE
 EVERY = NETWORKS + LINEAR
 
 # Added parameters in their order, with the defaults that leave scikit-learn's behaviour as it is.
@@ -42,10 +44,11 @@ ADDED = {
     "warmup_fraction": 0.0,
     "n_layers": None,
     "width": None,
+    "record_gradients": False,
 }
 ADDED_TO = {
-    "MLPClassifier": ADDED | {"class_weight": None, "label_smoothing": 0.0},
-    "MLPRegressor": ADDED | {"quantile": 0.5, "huber_delta": 1.0},
+    "MLPClassifier": ADDED | {"class_weight": None, "label_smoothing": 0.0, "tied_weights": None},
+    "MLPRegressor": ADDED | {"quantile": 0.5, "huber_delta": 1.0, "tied_weights": None},
 }
 SKLEARN_FITTED = {
     "coefs_",
@@ -63,12 +66,35 @@ SKLEARN_FITTED = {
     "n_features_in_",
     "feature_names_in_",
 }
-FITTED = SKLEARN_FITTED | {"validation_loss_curve_", "device_", "dtype_"}
+FITTED = SKLEARN_FITTED | {
+    "validation_loss_curve_",
+    "device_",
+    "dtype_",
+    "gradient_history_",
+    "n_parameters_",
+}
 RESIDUAL_FITTED = {
     "encoder_",
     "loss_curve_",
     "validation_loss_curve_",
     "best_iteration_",
+    "n_iter_",
+    "n_parameters_",
+    "gradient_history_",
+    "n_features_in_",
+    "feature_names_in_",
+    "device_",
+    "dtype_",
+}
+
+IMAGE_FITTED = {
+    "state_dict_",
+    "image_shape_",
+    "pixel_mean_",
+    "pixel_std_",
+    "loss_curve_",
+    "validation_scores_",
+    "validation_loss_curve_",
     "n_iter_",
     "n_parameters_",
     "n_features_in_",
@@ -122,7 +148,12 @@ METHODS = [
 ]
 
 
-PACKAGES = ["sknn_resid", "sknn_resid.neural_network", "sknn_resid.linear_model"]
+PACKAGES = [
+    "sknn_resid",
+    "sknn_resid.neural_network",
+    "sknn_resid.linear_model",
+    "sknn_resid.inspection",
+]
 
 
 @pytest.mark.parametrize("module", PACKAGES)
@@ -219,7 +250,8 @@ def test_class_docstring(cls):
     parameters = found["Parameters"]
     assert list(parameters) == list(inspect.signature(cls).parameters)
     assert [name for name, text in parameters.items() if not text] == []
-    wanted = FITTED if cls in ESTIMATORS else RESIDUAL_FITTED
+    wanted = IMAGE_FITTED if cls in IMAGE else RESIDUAL_FITTED
+    wanted = FITTED if cls in ESTIMATORS else wanted
     if "Classifier" in cls.__name__:
         wanted = wanted | {"classes_"}
     assert wanted - set(found["Attributes"]) == set()

@@ -34,6 +34,7 @@ from sknn_resid import (
     MLPRegressor,
     MLPResidualClassifier,
     MLPResidualRegressor,
+    ResNetClassifier,
     Ridge,
     RidgeCV,
 )
@@ -74,6 +75,9 @@ BOTH_VARIANTS = [
     {"hidden_layer_sizes": (20, 10), "activation": ("gelu", "tanh"), **QUICK},
     {"n_layers": 2, "width": 20, **QUICK},
     {"clip_norm": 1.0, **QUICK},
+    # Places that are there for data of any width: a check may send one column and one output.
+    {"tied_weights": [[(0, 0, 0), (0, 0, 1), (-1, 3, 0)], [(-1, 0, 0), (-1, 1, 0)]], **QUICK},
+    {"hidden_layer_sizes": (20, 10, 20), "tied_weights": [[(1,), (2, "T")]], **QUICK},
 ]
 CLASSIFIER_VARIANTS = [
     # A scorer for every kind of target that the checks send.
@@ -154,6 +158,17 @@ RESIDUAL_REGRESSOR_VARIANTS = [
     {**SMALL, "loss": "quantile", "quantile": 0.6},
     {**SMALL, "loss": FourthPower()},
 ]
+# Rows become small images. Each kind of shortcut, both orders within a block, both update rules.
+# One of the checks sets max_iter to 1000, which early stopping cuts short.
+TINY = {"depth": 8, "width": 4, "max_iter": 8}
+IMAGE_VARIANTS = [
+    {},
+    {"shortcut": None},
+    {"early_stopping": True, "shortcut": "B", "average_fraction": 0.1, "label_smoothing": 0.1},
+    {"early_stopping": True, "preactivation": True, "solver": "adamw", "learning_rate_init": 0.02},
+    {"early_stopping": True, "early_stopping_metric": "loss", "learning_rate": "milestones"},
+    {"early_stopping": True, "class_weight": "balanced", "shortcut": "C"},
+]
 ESTIMATORS = [
     *LINEAR,
     *(MLPClassifier(**params) for params in BOTH_VARIANTS + CLASSIFIER_VARIANTS),
@@ -163,6 +178,7 @@ ESTIMATORS = [
         for params in RESIDUAL_VARIANTS + RESIDUAL_CLASSIFIER_VARIANTS
     ),
     *(MLPResidualRegressor(**params) for params in RESIDUAL_VARIANTS + RESIDUAL_REGRESSOR_VARIANTS),
+    *(ResNetClassifier(**TINY, **params) for params in IMAGE_VARIANTS),
 ]
 
 
@@ -269,7 +285,7 @@ FURTHER_CHECKS = [
 @pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
     "estimator_class",
-    [MLPClassifier, MLPRegressor, MLPResidualClassifier, MLPResidualRegressor],
+    [MLPClassifier, MLPRegressor, MLPResidualClassifier, MLPResidualRegressor, ResNetClassifier],
 )
 def test_further_check(estimator_class, check):
     check(estimator_class.__name__, estimator_class(max_iter=5))
@@ -330,4 +346,21 @@ def test_tags_and_checks_of_the_residual_estimators(estimator_class):
         "check_all_zero_sample_weights_error",
         "check_transformer_general",
         "check_transformer_preserve_dtypes",
+    } <= set(names)
+
+
+def test_tags_and_checks_of_the_image_networks():
+    estimator = ResNetClassifier()
+    tags = estimator.__sklearn_tags__().input_tags
+    assert not tags.allow_nan
+    assert not tags.sparse
+    mro = ResNetClassifier.__mro__
+    assert mro.index(TransformerMixin) < mro.index(ClassifierMixin)
+    names = [name_and_keywords(check)[0] for _, check in estimator_checks_generator(estimator)]
+    assert {
+        "check_sample_weight_equivalence_on_dense_data",
+        "check_all_zero_sample_weights_error",
+        "check_estimators_partial_fit_n_features",
+        "check_class_weight_classifiers",
+        "check_transformer_general",
     } <= set(names)

@@ -51,6 +51,22 @@ class Activation(ABC):
         return [partial(h.copy_, z), partial(self.forward_, h)]
 
 
+@dataclass(frozen=True, eq=False)
+class Activated:
+    """Activations in memory: h = f(z) of M models.
+
+    Attributes
+    ----------
+    function : Activation
+    z, h : Tensor of shape (M, B, H)
+        One and the same where the function does not need z.
+    """
+
+    function: Activation
+    z: Tensor
+    h: Tensor
+
+
 @dataclass(frozen=True)
 class Identity(Activation):
     """f(z) = z, f'(z) = 1."""

@@ -50,8 +50,7 @@ class StackAverage:
         self._steps = [0] * len(horizons)
         for m, state in enumerate(states):
             if state is not None:
-                self.params_MP[m].copy_(state.params_P)
-                self._steps[m] = state.steps
+                self.restore(m, state)
         self._weights_M1 = torch.zeros_like(params_MP[:, :1])
 
     def update(self, active: Sequence[bool] | None) -> None:
@@ -72,3 +71,8 @@ class StackAverage:
     def export(self, m: int) -> AverageState:
         """The average of one model, copied."""
         return AverageState(self.params_MP[m].clone(), self._steps[m])
+
+    def restore(self, m: int, state: AverageState) -> None:
+        """Go on from an average that was exported."""
+        self.params_MP[m].copy_(state.params_P)
+        self._steps[m] = state.steps

@@ -21,10 +21,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.activations import Activated, Logistic
 from sknn_resid.engine.kernels import Op, add_row, matmul, sum_rows
 from sknn_resid.engine.memory import Memory, Sink
-from sknn_resid.engine.norms import BatchNorm, LayerNorm, Norm, Place
+from sknn_resid.engine.norms import BatchNorm, KeptNorm, LayerNorm, Norm, Place
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec, Skip
+from sknn_resid.engine.watch import Watch, seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,11 @@ class Bound:
         Dropout masks (M, 1, units) by (block, matrix); empty without dropout.
     keep_ML1 : Tensor of shape (M, L, 1) or None
         Factor of each block's branch in this step, None without drop path.
+    kept : dict or None
+        Mean and variance, each (M, units), of each place of a batch normalization; None for those
+        of the batch.
+    watch : callable or None
+        Is shown what a step makes (`watch`).
     """
 
     spec: ResidualSpec
@@ -61,6 +68,12 @@ class Bound:
     d: Tensor
     masks: dict[tuple[int, int], Tensor]
     keep_ML1: Tensor | None
+    kept: dict[str, tuple[Tensor, Tensor]] | None = None
+    watch: Watch | None = None
+
+    def seen(self, layer: str, what: str, tensor: Tensor) -> list[Op]:
+        """The operation that shows ``tensor``, if somebody looks."""
+        return seen(self.watch, layer, what, tensor)
 
     def buffer(self, name: str, width: int, *, low: bool = False) -> Tensor:
         """Rows of ``width`` numbers, in the dtype of the products or of all else."""
@@ -86,6 +99,8 @@ class Bound:
         place = Place(self.memory, key, self.n, width, gamma, beta, self.epsilon_M11)
         if self.spec.normalization is Normalization.LAYER:
             return LayerNorm(place)
+        if self.kept is not None:
+            return KeptNorm(place, self.kept[key])
         return BatchNorm(place, self.r_M1B)
 
     def product(self, p: Tensor, W: str, b: str, out: Tensor) -> list[Op]:
@@ -114,6 +129,8 @@ class Stage:
     mask : Tensor of shape (M, 1, width) or None
     copies : bool
         Whether u may change before the backward pass, so that it has to be copied.
+    shown : str
+        Name under which the activation function is seen.
     """
 
     def __init__(
@@ -126,7 +143,9 @@ class Stage:
         activated: bool,
         mask: Tensor | None,
         copies: bool,
+        shown: str,
     ) -> None:
+        self._shown = shown
         self._bound, self._key, self._width = bound, key, width
         self._names, self._mask, self._copies = norm, mask, copies
         self._norm: Norm | None = None
@@ -152,7 +171,9 @@ class Stage:
         if self._activation is not None:
             if self._activation.needs_input:
                 self._h = bound.buffer(f"{key}.h", self._width, low=low)
+            ops += bound.seen(self._shown, "z", y)
             ops += self._activation.bind_forward(y, self._h)
+            ops += bound.seen(self._shown, "v", self._h)
         kept = self._h
         if self._mask is not None:
             kept = bound.buffer(f"{key}.masked", self._width, low=low)
@@ -176,6 +197,13 @@ class Stage:
             return [*ops, partial(du.add_, dp) if add else partial(du.copy_, dp)]
         gamma, beta = self._names
         return ops + self._norm.backward(dp, du, gamma, beta, bound.sink, add=add)
+
+    @property
+    def activated(self) -> list[Activated]:
+        """Where its activations lie, once it is bound; empty without a function."""
+        if self._activation is None:
+            return []
+        return [Activated(self._activation, self._y, self._h)]
 
 
 class Branch:
@@ -201,6 +229,7 @@ class Branch:
             activated=spec.activated[l],
             mask=bound.masks.get((self._block, l)),
             copies=l == 0,
+            shown=f"block_{self._block + 1}.activation_{l + 1}",
         )
 
     def forward(self) -> tuple[list[Op], Tensor]:
@@ -217,6 +246,7 @@ class Branch:
             key = "out" if once else f"{self._block}.z{l}"
             u = bound.buffer(key, out, low=True)
             ops += more + bound.product(p, *self._parameters(l), u)
+            ops += bound.seen(self._linear(l), "in", p) + bound.seen(self._linear(l), "z", u)
             self._products.append(p)
         return ops, u
 
@@ -226,6 +256,7 @@ class Branch:
         for l in reversed(range(len(self._stages))):
             W, b = self._parameters(l)
             width = bound.spec.layer_widths[l][0]
+            ops += bound.seen(self._linear(l), "delta", do)
             ops += bound.product_gradients(self._products[l], do, W, b)
             # two in turn: the one is read while the other is written
             dp = bound.buffer(f"back.{l % 2}.{width}", width, low=True)
@@ -235,6 +266,14 @@ class Branch:
             ops += self._stages[l].backward(dp, dp, add=False)
             do = dp
         return ops
+
+    @property
+    def activated(self) -> list[list[Activated]]:
+        """Activations before each matrix."""
+        return [stage.activated for stage in self._stages]
+
+    def _linear(self, l: int) -> str:
+        return f"block_{self._block + 1}.linear_{l + 1}"
 
     def _parameters(self, l: int) -> tuple[str, str]:
         return f"{self._name}.W{l + 1}", f"{self._name}.b{l + 1}"
@@ -246,6 +285,7 @@ class Block:
     def __init__(self, bound: Bound, block: int) -> None:
         self._bound, self._block = bound, block
         self._name = f"block{0 if bound.spec.tie_blocks else block}"
+        self._shown = f"block_{block + 1}"
         self._branch = Branch(bound, block)
         self._keep: Tensor | None = None
         if bound.keep_ML1 is not None and bound.spec.skip is not Skip.NONE:
@@ -253,6 +293,13 @@ class Block:
 
     def forward(self) -> list[Op]:
         """Operations that take the stream through the block, in place."""
+        return self._forward() + self._bound.seen(self._shown, "v", self._bound.x)
+
+    def backward(self) -> list[Op]:
+        """Operations that take the stream's gradient back through the block, in place."""
+        return self._bound.seen(self._shown, "dv", self._bound.d) + self._backward()
+
+    def _forward(self) -> list[Op]:
         bound, skip = self._bound, self._bound.spec.skip
         ops, o = self._branch.forward()
         x, keep = bound.x, self._keep
@@ -266,8 +313,7 @@ class Block:
             return [*ops, partial(x.add_, o)]
         return [*ops, partial(x.addcmul_, o, keep)]
 
-    def backward(self) -> list[Op]:
-        """Operations that take the stream's gradient back through the block, in place."""
+    def _backward(self) -> list[Op]:
         bound, skip = self._bound, self._bound.spec.skip
         d, key = bound.d, "back.branch"
         if skip is Skip.GATED:
@@ -283,6 +329,18 @@ class Block:
             ops, d = [partial(torch.mul, d, self._keep, out=scaled)], scaled
         do, cast = bound.low(d, f"{key}.low")
         return [*ops, *cast, *self._branch.backward(do)]
+
+    @property
+    def activated(self) -> list[list[Activated]]:
+        """Activations before each matrix of the branch, once it is bound."""
+        return self._branch.activated
+
+    @property
+    def gate(self) -> list[Activated]:
+        """The gate t of a gated block."""
+        if self._bound.spec.skip is not Skip.GATED:
+            return []
+        return [Activated(Logistic(), self._gate, self._gate)]
 
     # -- x + a F(x) --------------------------------------------------------------------------
 
@@ -323,6 +381,8 @@ class Block:
         steps: list[Op] = [
             partial(x_in.copy_, bound.x),
             *bound.product(x_in, f"{self._name}.gate.W", f"{self._name}.gate.b", gate),
+            *bound.seen(f"{self._shown}.gate", "in", x_in),
+            *bound.seen(f"{self._shown}.gate", "z", gate),
             *cast,
             self._gate.sigmoid_,
             *ops,
@@ -349,7 +409,8 @@ class Block:
         ]
         dz, cast = bound.low(slope, "back.gate.low")
         back = bound.buffer("back.gate.x", width, low=True)
-        ops += [*cast, *bound.product_gradients(self._x_in, dz, W, b)]
+        ops += [*cast, *bound.seen(f"{self._shown}.gate", "delta", dz)]
+        ops += [*bound.product_gradients(self._x_in, dz, W, b)]
         ops += [matmul(dz, bound.values[W].mT, back), partial(d.add_, back)]
         do, cast = bound.low(branch, "back.branch.low")
         return [*ops, *cast, *self._branch.backward(do)]

@@ -20,6 +20,21 @@ from sknn_resid.engine.kept import KeptWeights
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import TrainSpec
 
+# What `Progress` counts, as plain numbers and lists of them.
+_COUNTED = (
+    "rate",
+    "loss_curve",
+    "validation_scores",
+    "validation_losses",
+    "best_loss",
+    "best_score",
+    "no_improvement",
+    "rows_seen",
+    "n_epochs",
+    "_lowest",
+    "_best_score_loss",
+)
+
 
 class StopReason(Enum):
     """Why training ended."""
@@ -116,6 +131,7 @@ class Progress:
     n_epochs: int = 0
     reason: StopReason | None = None
     lowered_rate: float | None = None
+    flow: list[np.ndarray] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.best_loss = self.resume.best_loss
@@ -180,6 +196,18 @@ class Progress:
     def has_finite_epoch(self) -> bool:
         """Whether any epoch of this call had a finite loss."""
         return math.isfinite(self._lowest)
+
+    def snapshot(self) -> tuple[dict[str, Any], np.ndarray]:
+        """Numbers and kept weights after an epoch, from which `restore` goes on."""
+        positions, kept = self._kept.snapshot()
+        numbers = {name: getattr(self, name) for name in _COUNTED}
+        return numbers | {"kept": positions}, kept
+
+    def restore(self, numbers: dict[str, Any], kept: np.ndarray) -> None:
+        """Go on from a `snapshot`."""
+        for name in _COUNTED:
+            setattr(self, name, numbers[name])
+        self._kept.restore(numbers["kept"], kept)
 
     def end_epoch(self, learning_rate: float) -> None:
         """Schedule and stopping, in scikit-learn's order."""

@@ -89,6 +89,8 @@ class TrainResult:
     optimizer : OptimizerState or None
     minimizer : OptimizeResult or None
         scipy's own result, for L-BFGS.
+    flow : ndarray of shape (n_epochs, n_layers, 8) or None
+        The numbers of `gradient_flow` of each epoch of this call, where they were asked for.
     """
 
     params: np.ndarray
@@ -105,6 +107,7 @@ class TrainResult:
     has_finite_epoch: bool = True
     optimizer: OptimizerState | None = None
     minimizer: scipy.optimize.OptimizeResult | None = None
+    flow: np.ndarray | None = None
 
 
 # What becomes of a job: its result, or what its own callback or score raised.

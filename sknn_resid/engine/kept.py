@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -54,6 +55,17 @@ class KeptWeights:
     def keep(self, params_P: Tensor) -> None:
         """Make these the best weights."""
         self._copy(params_P, self._best)
+
+    def snapshot(self) -> tuple[list[int], np.ndarray]:
+        """Everything that is kept, for `restore`."""
+        arrays = [buffer.cpu().numpy() for buffer in self._buffers]
+        return [self._start, self._best_start, self._best], np.stack(arrays)
+
+    def restore(self, positions: list[int], arrays: np.ndarray) -> None:
+        """Go back to a `snapshot`."""
+        self._start, self._best_start, self._best = positions
+        for buffer, array in zip(self._buffers, arrays, strict=True):
+            buffer.copy_(torch.from_numpy(np.array(array)))
 
     def _copy(self, params_P: Tensor, into: int) -> None:
         if not self._on_host:

@@ -22,7 +22,8 @@ from sknn_resid.engine.data import row_chunks
 from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult, target_tensor
 from sknn_resid.engine.kernels import Op
-from sknn_resid.engine.network import Layout, StackedNetwork
+from sknn_resid.engine.layout import dense_layout
+from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.slots import SlotBank, gather_tensor
 from sknn_resid.engine.spec import AnySpec, NetworkSpec
 from sknn_resid.engine.validation import epoch_view, judge
@@ -141,7 +142,8 @@ class _Watcher:
             raise StopIteration
 
     def _weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        return Layout(dense(self.job.network).layer_sizes).unpack(self.x.copy())
+        spec = dense(self.job.network)
+        return dense_layout(spec.layer_sizes, spec.ties).unpack(self.x.copy())
 
 
 def dense(spec: AnySpec) -> NetworkSpec:

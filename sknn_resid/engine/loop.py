@@ -67,6 +67,7 @@ class _Run:
             reason=progress.reason,
             has_finite_epoch=progress.has_finite_epoch(),
             optimizer=member.optimizer,
+            flow=np.stack(progress.flow) if progress.flow else None,
         )
 
 
@@ -180,6 +181,8 @@ def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) 
     params_P, judged_P = stack.params_M[m], stack.judged_M[m]
     rate = progress.rate
     finite = progress.record_loss(loss, run.n_rows, judged_P)
+    if stack.recorder is not None:
+        progress.flow.append(stack.recorder.epoch_MLC[m])
     due = progress.n_epochs % job.train.judge_every == 0
     judged = job.validation is not None and (due or progress.n_epochs >= job.train.max_epochs)
     if judged:

@@ -8,25 +8,23 @@ delta^(l) = dJ/dz^(l) (Rumelhart, Hinton and Williams 1986; Bishop 2006, section
     dJ/db^(l) = sum_rows delta^(l)
     delta^(l-1) = (delta^(l) W^(l)') * f'(z^(l-1))
 
-Layout. All parameters of a model lie in one row of ``params_MP``: first every weight matrix, then
-every bias, so that the penalty is one operation on the leading part. The first layer's matrix is
-the last of the matrices and its bias the first of the biases: together they are the matrix of
-[X, 1], which saves a stack two passes over its largest activations. Hidden weights are stored
-``[in, out]``; the output layer is class-major, ``W [K, H]`` and logits ``[K, B]``, because products
-and softmax with a narrow last axis are up to 9 times slower.
+Layout. All parameters of a model lie in one row of ``params_MP``, in the order of `layout`. The
+matrix of [X, 1] in one piece saves a stack two passes over its largest activations; the output
+layer is class-major, ``W [K, H]`` and logits ``[K, B]``, because products and softmax with a narrow
+last axis are up to 9 times slower. A tied weight (`ties`) lies in that row once and is spread to
+its places before each pass; its gradient is the sum over them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.activations import Activated
 from sknn_resid.engine.kernels import (
     Op,
     add_column,
@@ -38,76 +36,12 @@ from sknn_resid.engine.kernels import (
     sum_rows,
     sum_squares,
 )
+from sknn_resid.engine.layout import Layout, Spreading, TiedLayout, dense_layout
 from sknn_resid.engine.slots import BatchSlot, SparseRows
 from sknn_resid.engine.spec import NetworkSpec
+from sknn_resid.engine.watch import Watch, seen
 
 _Bound = TypeVar("_Bound")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where each weight matrix and bias lies in a model's flat row of parameters."""
-
-    sizes: tuple[int, ...]
-
-    @property
-    def n_layers(self) -> int:
-        """Number of layers with weights."""
-        return len(self.sizes) - 1
-
-    @property
-    def in_memory(self) -> list[int]:
-        """The layers in the order in which their matrices lie."""
-        return [*range(1, self.n_layers), 0]
-
-    @property
-    def n_weights(self) -> int:
-        return sum(i * o for i, o in zip(self.sizes, self.sizes[1:], strict=False))
-
-    @property
-    def n_params(self) -> int:
-        return self.n_weights + sum(self.sizes[1:])
-
-    def weights(self, flat_MP: Tensor) -> list[Tensor]:
-        """Weight views: hidden (M, in, out), output (M, K, H)."""
-        views, start = {}, 0
-        for layer in self.in_memory:
-            i, o = self.sizes[layer], self.sizes[layer + 1]
-            shape = (o, i) if layer == self.n_layers - 1 else (i, o)
-            views[layer] = self._matrix(flat_MP, start, *shape)
-            start += i * o
-        return [views[layer] for layer in range(self.n_layers)]
-
-    def first_affine(self, flat_MP: Tensor) -> Tensor:
-        """The first hidden layer's matrix with its bias as the last row, (M, in + 1, out)."""
-        i, o = self.sizes[:2]
-        return self._matrix(flat_MP, self.n_weights - i * o, i + 1, o)
-
-    def _matrix(self, flat_MP: Tensor, start: int, n_rows: int, n_columns: int) -> Tensor:
-        strides = (flat_MP.stride(0), n_columns, 1)
-        begin = flat_MP.storage_offset() + start
-        return flat_MP.as_strided((len(flat_MP), n_rows, n_columns), strides, begin)
-
-    def biases(self, flat_MP: Tensor) -> list[Tensor]:
-        """Bias views (M, out)."""
-        views, start = [], self.n_weights
-        for o in self.sizes[1:]:
-            views.append(flat_MP[:, start : start + o])
-            start += o
-        return views
-
-    def pack(self, coefs: Sequence[np.ndarray], intercepts: Sequence[np.ndarray]) -> np.ndarray:
-        """Flat row from scikit-learn's lists (every coef of shape (in, out))."""
-        matrices = [*coefs[:-1], coefs[-1].T]
-        ordered = [matrices[layer] for layer in self.in_memory]
-        return np.concatenate([np.ravel(a) for a in [*ordered, *intercepts]])
-
-    def unpack(self, flat_P: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """scikit-learn's lists as views of a flat row."""
-        flat_1P = torch.from_numpy(flat_P)[None]
-        coefs = [w[0].numpy() for w in self.weights(flat_1P)]
-        coefs[-1] = coefs[-1].T
-        return coefs, [b[0].numpy() for b in self.biases(flat_1P)]
 
 
 class StackedNetwork:
@@ -124,6 +58,8 @@ class StackedNetwork:
         Dropout probability of each model.
     generators : sequence of torch.Generator
         One per model, for dropout; not read where every probability is 0.
+    watch : callable or None
+        Is shown what a step makes (`watch`), and dJ/dX, which only a watched step works out.
     """
 
     def __init__(
@@ -133,9 +69,11 @@ class StackedNetwork:
         batch_size: int,
         dropout_M: Sequence[float],
         generators: Sequence[torch.Generator],
+        watch: Watch | None = None,
     ) -> None:
         self.spec = spec
-        self.layout = Layout(spec.layer_sizes)
+        self._watch = watch
+        self.layout = dense_layout(spec.layer_sizes, spec.ties)
         self.params_MP = params_MP
         self.grads_MP = torch.zeros_like(params_MP)
         self.n_models = params_MP.shape[0]
@@ -144,21 +82,28 @@ class StackedNetwork:
         self._scratch: dict[tuple[str, int], Tensor] = {}
         self._bound: dict[Hashable, Any] = {}
         self._batch_size = batch_size
-        if spec.product_dtype == spec.dtype:
-            self._p, self._g = params_MP, self.grads_MP
-        else:
-            self._p = params_MP.to(spec.product_dtype)
+        self._long_MP, self._long_grads_MP = params_MP, self.grads_MP
+        self._spread: list[Op] = []
+        self._gather: list[Op] = []
+        if isinstance(self.layout, TiedLayout):
+            spreading = Spreading(self.layout, params_MP, self.grads_MP)
+            self._long_MP, self._long_grads_MP = spreading.params_MP, spreading.grads_MP
+            self._spread, self._gather = spreading.spread(), spreading.gather()
+        self._p, self._g = self._long_MP, self._long_grads_MP
+        if spec.product_dtype != spec.dtype:
+            self._p = self._long_MP.to(spec.product_dtype)
             self._g = torch.zeros_like(self._p)
-        self._W, self._b = self.layout.weights(self._p), self.layout.biases(self._p)
-        self._gW, self._gb = self.layout.weights(self._g), self.layout.biases(self._g)
-        self._W1, self._gW1 = (self.layout.first_affine(flat) for flat in (self._p, self._g))
+        places = Layout(spec.layer_sizes)
+        self._W, self._b = places.weights(self._p), places.biases(self._p)
+        self._gW, self._gb = places.weights(self._g), places.biases(self._g)
+        self._W1, self._gW1 = (places.first_affine(flat) for flat in (self._p, self._g))
         self.weights_MP = params_MP[:, : self.layout.n_weights]
         self.weight_grads_MP = self.grads_MP[:, : self.layout.n_weights]
 
     @property
     def mixed(self) -> bool:
         """Whether products run in another dtype than the master weights."""
-        return self._p is not self.params_MP
+        return self._p is not self._long_MP
 
     def _buffer(self, name: str, layer: int, width: int, n_rows: int) -> Tensor:
         """Scratch memory (M, n_rows, width), shared by all batches of the stack."""
@@ -171,7 +116,9 @@ class StackedNetwork:
             self._scratch[key] = self._p.new_zeros(shape)
         return self._scratch[key][: M * n_rows * width].view(M, n_rows, width)
 
-    def bind(self, slot: BatchSlot, *, penalised: bool) -> list[Op]:
+    def bind(
+        self, slot: BatchSlot, *, penalised: bool, before_penalty: Sequence[Op] = ()
+    ) -> list[Op]:
         """The operations that leave the gradient of this slot's batch in ``grads_MP``.
 
         Parameters
@@ -180,9 +127,13 @@ class StackedNetwork:
             Memory that holds the batch, its targets, weights and logits.
         penalised : bool
             Whether the L2 term belongs to the gradient (not with AdamW, nor without penalty).
+        before_penalty : sequence of callable
+            Called when ``grads_MP`` holds the gradient of the data term.
         """
         n, last = slot.n_rows, self.layout.n_layers - 1
-        ops: list[Op] = [partial(self._p.copy_, self.params_MP)] if self.mixed else []
+        ops: list[Op] = list(self._spread)
+        if self.mixed:
+            ops.append(partial(self._p.copy_, self._long_MP))
         v: Tensor | SparseRows = slot.X_MBD
         backward: list[list[Op]] = []
         for l in range(last):
@@ -191,17 +142,53 @@ class StackedNetwork:
                 affine_ops, gradient_ops = self._bind_first(slot.X1_MBD, n)
             else:
                 affine_ops, gradient_ops = self._bind_affine(l, v, n), self._bind_gradient(l, v, n)
-            ops += [*affine_ops, *forward]
-            backward.append([*derivative, *gradient_ops])
+            name = f"hidden_{l + 1}"
+            z, _, delta = self._hidden_buffers(l, n)
+            ops += [*affine_ops, *self._seen(name, "z", z), *forward, *self._seen(name, "v", h)]
+            before, after = self._seen(name, "dv", delta), self._seen(name, "delta", delta)
+            backward.append([*before, *derivative, *after, *gradient_ops])
             v = h
         ops += self._bind_head(slot, v)
         for layer in reversed(backward):
             ops += layer
+        ops += self._bind_input_delta(slot)
         if self.mixed:
-            ops.append(partial(self.grads_MP.copy_, self._g))
+            ops.append(partial(self._long_grads_MP.copy_, self._g))
+        ops += self._gather
+        ops += before_penalty
         if penalised:
             ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
         return ops
+
+    def matrices(self, flat_MP: Tensor) -> dict[str, Tensor]:
+        """Weight matrices by the name of their layer, of flat rows like ``params_MP``.
+
+        Views, unless weights are tied: then of a copy, as the rows are now.
+        """
+        return dict(zip(self.layout.layers(), self.layout.weights(flat_MP), strict=True))
+
+    def activations(self, n_rows: int) -> dict[str, list[Activated]]:
+        """What the last step has left in memory behind each layer; none behind the output."""
+        found: dict[str, list[Activated]] = {"output": []}
+        for l, function in enumerate(self.spec.activations):
+            z, h, _ = self._hidden_buffers(l, n_rows)
+            found[f"hidden_{l + 1}"] = [Activated(function, z, h)]
+        return found
+
+    def _seen(self, layer: str, what: str, tensor: Tensor) -> list[Op]:
+        return seen(self._watch, layer, what, tensor)
+
+    def _bind_input_delta(self, slot: BatchSlot) -> list[Op]:
+        """dJ/dX = delta^(1) W^(1)', where somebody looks; it is dense: not for sparse rows."""
+        if self._watch is None or isinstance(slot.X_MBD, SparseRows):
+            return []
+        n, D = slot.n_rows, self.spec.layer_sizes[0]
+        dX_MBD = self._buffer("dX", -1, D, n)
+        if self.layout.n_layers == 1:
+            product = matmul(self._head_delta(slot).mT, self._W[0], dX_MBD)
+        else:
+            product = matmul(self._hidden_buffers(0, n)[2], self._W[0].mT, dX_MBD)
+        return [product, *self._seen("X", "dv", dX_MBD)]
 
     def _once(self, key: Hashable, make: Callable[[], _Bound]) -> _Bound:
         """Bind what does not depend on the slot only once for all slots of a length."""
@@ -282,12 +269,14 @@ class StackedNetwork:
         else:
             ops += affine_columns(W_MKH, v, b_MK, z_prod)
         loss_delta = delta
+        ops += self._seen("output", "z", z_prod)
         if self.mixed:
             ops.append(partial(slot.Z_MKB.copy_, z_prod))
             loss_delta = torch.empty_like(slot.Z_MKB)
         ops += self.spec.loss.bind_delta(slot.Z_MKB, slot.T_MKB, slot.r_M1B, loss_delta)
         if self.mixed:
             ops.append(partial(delta.copy_, loss_delta))
+        ops += self._seen("output", "delta", delta)
         if isinstance(v, SparseRows):
             ops.append(v.bind_transposed_times(delta.mT, self._gW[last].mT))
         else:

@@ -14,6 +14,9 @@ u = i (x - mean x):
     y = gamma u + beta
     dx = i (gamma dy - mean(gamma dy) - u mean(gamma dy u))
 
+With kept statistics (as in prediction) mu and v are numbers of the network, not of the batch, and
+dx_b = gamma i dy_b: no row sees another.
+
 Both keep x - mu (or u) from the forward pass, not x: the stream that they read is added to in
 place. Differences are taken before squares, so nothing cancels where a mean is large.
 """
@@ -135,6 +138,41 @@ class BatchNorm(Norm):
             partial(dx.addcmul_, dy, slope) if add else partial(torch.mul, dy, slope, out=dx)
         )
         ops.append(partial(dx.addcmul_, scratch, self._r_MB1, value=-1))
+        return [*ops, *after_s, *after_q]
+
+
+class KeptNorm(Norm):
+    """Over statistics that were kept: (mean, variance), each (M, H)."""
+
+    def __init__(self, place: Place, statistics: tuple[Tensor, Tensor]) -> None:
+        super().__init__(place)
+        self._mean, self._variance = (part.unsqueeze(1) for part in statistics)
+        shape = (self.n_models, 1, place.width)
+        self._inverse = place.fixed(f"{place.key}.inverse", shape)
+        self._slope = place.fixed(f"{place.key}.slope", shape)
+
+    def forward(self, x: Tensor, y: Tensor) -> list[Op]:
+        return [
+            partial(torch.sub, x, self._mean, out=self._kept),
+            partial(torch.add, self._variance, self._epsilon_M11, out=self._inverse),
+            self._inverse.rsqrt_,
+            partial(torch.mul, self._gamma_M1H, self._inverse, out=self._slope),
+            partial(torch.addcmul, self._beta_M1H, self._kept, self._slope, out=y),
+        ]
+
+    def backward(
+        self, dy: Tensor, dx: Tensor, gamma: str, beta: str, sink: Sink, *, add: bool
+    ) -> list[Op]:
+        s_MH, after_s = sink.target(beta)
+        q_MH, after_q = sink.target(gamma)
+        ops: list[Op] = [
+            sum_rows(dy, s_MH),
+            partial(torch.mul, dy, self._kept, out=self._scratch),
+            sum_rows(self._scratch, q_MH),
+            partial(q_MH.unsqueeze(1).mul_, self._inverse),
+        ]
+        into = partial(dx.addcmul_, dy, self._slope)
+        ops.append(into if add else partial(torch.mul, dy, self._slope, out=dx))
         return [*ops, *after_s, *after_q]
 
 

@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +29,6 @@ from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.newton_schulz import orthogonalize
 from sknn_resid.engine.residual_network import StackedResidualNetwork
 from sknn_resid.engine.spec import OptimizerKind, OptimizerSpec
-from sknn_resid.engine.structure import AnyNetwork
 
 _ALL = slice(0, None)
 
@@ -54,12 +54,27 @@ class OptimizerState:
     moments: tuple[np.ndarray, ...]
 
 
+class Trainable(Protocol):
+    """What an update rule needs of a network: flat parameters and gradients.
+
+    Attributes
+    ----------
+    params_MP, grads_MP : Tensor of shape (M, P)
+    layout : object
+        With ``n_weights``: the first so many parameters are weights, which decay.
+    """
+
+    params_MP: Tensor
+    grads_MP: Tensor
+    layout: Any
+
+
 class StackOptimizer(ABC):
     """Updates the parameters of a stack in place.
 
     Parameters
     ----------
-    network : StackedNetwork or StackedResidualNetwork
+    network : Trainable
     specs : sequence of OptimizerSpec
         One per model, all of one kind.
     decays : sequence of float
@@ -72,7 +87,7 @@ class StackOptimizer(ABC):
 
     def __init__(
         self,
-        network: AnyNetwork,
+        network: Trainable,
         specs: Sequence[OptimizerSpec],
         decays: Sequence[float],
         states: Sequence[OptimizerState | None],
@@ -174,7 +189,7 @@ class _Adam(StackOptimizer):
 
     def __init__(
         self,
-        network: AnyNetwork,
+        network: Trainable,
         specs: Sequence[OptimizerSpec],
         decays: Sequence[float],
         states: Sequence[OptimizerState | None],
@@ -261,7 +276,7 @@ class _Muon(StackOptimizer):
 
     def __init__(
         self,
-        network: AnyNetwork,
+        network: Trainable,
         specs: Sequence[OptimizerSpec],
         decays: Sequence[float],
         states: Sequence[OptimizerState | None],
@@ -332,7 +347,7 @@ class _Muon(StackOptimizer):
 
 
 def make_optimizer(
-    network: AnyNetwork,
+    network: Trainable,
     specs: Sequence[OptimizerSpec],
     decays: Sequence[float],
     states: Sequence[OptimizerState | None],

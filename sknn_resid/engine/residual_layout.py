@@ -113,6 +113,23 @@ class ResidualLayout:
         batch = self.spec.normalization is Normalization.BATCH
         return 2 * sum(self.norm_widths) if batch else 0
 
+    def moments(self, statistics_MS: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Kept means and variances, each (M, units), by the place of their normalization.
+
+        Places are "{block}.{matrix}", both counted from 0, and "final".
+        """
+        spec = self.spec
+        places = [
+            f"{block}.{l}"
+            for block in range(spec.n_blocks)
+            for l, normalized in enumerate(spec.normalized)
+            if normalized
+        ]
+        sizes = [width for width in self.norm_widths for _ in range(2)]
+        parts = statistics_MS.split(sizes, dim=1)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return dict(zip([*places, "final"], pairs, strict=True))
+
     def views(self, flat_MP: Tensor) -> dict[str, Tensor]:
         """Every parameter of a stack by its name, as views (M, ...) of the flat rows."""
         M = len(flat_MP)
@@ -120,6 +137,20 @@ class ResidualLayout:
         for name, entry in self.entries.items():
             found[name] = flat_MP[:, entry.start : entry.stop].view(M, *entry.shape)
         return found
+
+    def layers(self) -> dict[str, str]:
+        """Names of the matrices by the layers they make, from the input to the output.
+
+        Blocks that share their matrices are "blocks", others "block_1", "block_2", ...
+        """
+        spec, found = self.spec, {"input": "input.W"}
+        for s in range(spec.n_sets):
+            block = "blocks" if spec.tie_blocks else f"block_{s + 1}"
+            if spec.skip is Skip.GATED:
+                found[f"{block}.gate"] = f"block{s}.gate.W"
+            for l in range(1, spec.n_layers_per_block + 1):
+                found[f"{block}.linear_{l}"] = f"block{s}.W{l}"
+        return found | {"output": "head.W"}
 
     def product_views(self, flat_MP: Tensor) -> dict[str, Tensor]:
         """The parameters that take part in products, from rows of ``n_product`` numbers."""

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine.activations import Activated
 from sknn_resid.engine.branches import Block, Bound, Stage
 from sknn_resid.engine.kernels import (
     Op,
@@ -35,6 +36,7 @@ from sknn_resid.engine.memory import Memory, Sink
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
 from sknn_resid.engine.slots import BatchSlot, SparseRows
+from sknn_resid.engine.watch import Watch, seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class _Program:
     backward: list[Op]
     hidden: Tensor  # what the head reads
     hidden_delta: Tensor
+    activated: dict[str, list[Activated]]  # behind each layer
 
 
 class StackedResidualNetwork:
@@ -64,6 +67,10 @@ class StackedResidualNetwork:
         One per model; not read where every probability is 0.
     input_scale_M : sequence of (ndarray of shape (D,) or None)
         Factor of each column for the input projection.
+    statistics_MS : Tensor of shape (M, S) or None
+        Means and variances to normalize with instead of those of each batch, as in prediction.
+    watch : callable or None
+        Is shown what a step makes (`watch`), and dJ/dX, which only a watched step works out.
     """
 
     def __init__(
@@ -75,8 +82,11 @@ class StackedResidualNetwork:
         drop_path_M: Sequence[float],
         generators: Sequence[torch.Generator],
         input_scale_M: Sequence[np.ndarray | None],
+        statistics_MS: Tensor | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.spec = spec
+        self._watch, self._statistics_MS = watch, statistics_MS
         self.layout = ResidualLayout(spec)
         self.params_MP = params_MP
         self.grads_MP = torch.zeros_like(params_MP)
@@ -159,7 +169,9 @@ class StackedResidualNetwork:
 
     # -- a step -------------------------------------------------------------------------------
 
-    def bind(self, slot: BatchSlot, *, penalised: bool) -> list[Op]:
+    def bind(
+        self, slot: BatchSlot, *, penalised: bool, before_penalty: Sequence[Op] = ()
+    ) -> list[Op]:
         """The operations that leave the gradient of this slot's batch in ``grads_MP``.
 
         Parameters
@@ -168,6 +180,8 @@ class StackedResidualNetwork:
             Memory that holds the batch, its targets, weights and logits.
         penalised : bool
             Whether the L2 term belongs to the gradient (not with AdamW, nor without penalty).
+        before_penalty : sequence of callable
+            Called when ``grads_MP`` holds the gradient of the data term.
         """
         n = slot.n_rows
         r_M1B = self._memory.rows("r", n, 1, self.spec.dtype).view(self.n_models, 1, n)
@@ -182,7 +196,7 @@ class StackedResidualNetwork:
         else:
             epsilon_M11.fill_(self.spec.norm_epsilon)
         ops += [*program.forward, *self._bind_head(slot, program), *program.backward]
-        ops += self._casts_back
+        ops += [*self._casts_back, *before_penalty]
         if penalised:
             ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
         return ops
@@ -203,6 +217,8 @@ class StackedResidualNetwork:
             d,
             self._masks,
             self._keep_ML1,
+            None if self._statistics_MS is None else self.layout.moments(self._statistics_MS),
+            self._watch,
         )
         blocks = [Block(bound, block) for block in range(spec.n_blocks)]
         forward, input_backward = self._bind_input(bound, slot.X_MBD)
@@ -211,14 +227,47 @@ class StackedResidualNetwork:
         norm = None
         if spec.normalization is not Normalization.NONE:
             norm = ("final.gamma", "final.beta")
-        last = Stage(bound, "final", spec.width, norm, activated=True, mask=None, copies=True)
+        last = Stage(
+            bound,
+            "final",
+            spec.width,
+            norm,
+            activated=True,
+            mask=None,
+            copies=True,
+            shown="output.activation",
+        )
         ops, hidden = last.forward(x)
         forward += ops
         hidden_delta = bound.buffer("back.final", spec.width, low=True)
         backward = last.backward(hidden_delta, d, add=False)
         for block in reversed(blocks):
             backward += block.backward()
-        return _Program(forward, backward + input_backward, hidden, hidden_delta)
+        activated = self._activated(blocks, last)
+        return _Program(forward, backward + input_backward, hidden, hidden_delta, activated)
+
+    def _activated(self, blocks: Sequence[Block], last: Stage) -> dict[str, list[Activated]]:
+        """The first activations that what a layer gives goes through; none behind the output."""
+        found: dict[str, list[Activated]] = {name: [] for name in self.layout.layers()}
+        before = [block.activated for block in blocks]  # each matrix
+        following = [stages[0] for stages in before] + [last.activated]
+        found["input"] = following[0]
+        for b, block in enumerate(blocks):
+            name = "blocks" if self.spec.tie_blocks else f"block_{b + 1}"
+            for l, behind in enumerate([*before[b][1:], following[b + 1]], 1):
+                found[f"{name}.linear_{l}"] += behind
+            if block.gate:
+                found[f"{name}.gate"] += block.gate
+        return found
+
+    def matrices(self, flat_MP: Tensor) -> dict[str, Tensor]:
+        """Weight matrices by the name of their layer, as views of flat rows like ``params_MP``."""
+        views = self.layout.views(flat_MP)
+        return {layer: views[name] for layer, name in self.layout.layers().items()}
+
+    def activations(self, n_rows: int) -> dict[str, list[Activated]]:
+        """What the last step of so many rows has left in memory behind each layer."""
+        return self._programs[n_rows].activated
 
     def _bind_head(self, slot: BatchSlot, program: _Program) -> list[Op]:
         """Logits, delta of the loss, gradient of the head, delta of what it reads."""
@@ -233,6 +282,7 @@ class StackedResidualNetwork:
         loss_delta = class_major("delta.loss", spec.dtype) if low else delta
         z = class_major("z.out", spec.product_dtype) if low else slot.Z_MKB
         ops = affine_columns(W, h, b, z)
+        ops += [*self._seen("output", "in", h), *self._seen("output", "z", z)]
         if low:
             ops.append(partial(slot.Z_MKB.copy_, z))
         ops += spec.loss.bind_delta(slot.Z_MKB, slot.T_MKB, slot.r_M1B, loss_delta)
@@ -240,10 +290,14 @@ class StackedResidualNetwork:
             ops.append(partial(delta.copy_, loss_delta))
         return [
             *ops,
+            *self._seen("output", "delta", delta),
             matmul(delta, h, self._grads["head.W"]),
             sum_rows(delta.mT, self._grads["head.b"]),
             matmul(delta.mT, W, program.hidden_delta),
         ]
+
+    def _seen(self, layer: str, what: str, tensor: Tensor) -> list[Op]:
+        return seen(self._watch, layer, what, tensor)
 
     # -- the input ----------------------------------------------------------------------------
 
@@ -295,10 +349,41 @@ class StackedResidualNetwork:
             forward += more
             products += more_back
         forward.append(add_row(z, self._values["input.b"]))
+        forward += self._seen("input", "z", z)
         if z is not bound.x:
             forward.append(partial(bound.x.copy_, z))
+        forward += self._seen("input", "v", bound.x)
         products.append(sum_rows(d, self._grads["input.b"]))
+        if self._watch is not None:
+            products = [
+                *self._seen("input", "dv", bound.d),
+                *cast,
+                *self._seen("input", "delta", d),
+                *products,
+                *self._bind_input_delta(bound, X, raw, d),
+            ]
         return forward, products + backward
+
+    def _bind_input_delta(
+        self, bound: Bound, X: Tensor | SparseRows, raw: Tensor, d: Tensor
+    ) -> list[Op]:
+        """dJ/dX: through the projection, and through the periodic features."""
+        if isinstance(X, SparseRows):
+            return []
+        spec, n = self.spec, bound.n
+        dX = bound.buffer("dX", spec.n_features, low=True)
+        ops: list[Op] = [matmul(d, raw.mT, dX)]
+        dX, cast = bound.high(dX, "dX.high")
+        ops += cast
+        if spec.periodic is not None:
+            # "periodic.a" holds dJ/da 2 pi once the periodic features have had their gradients
+            C, F = spec.periodic.n_columns, spec.periodic.n_frequencies
+            angle, part = (bound.buffer(f"periodic.{p}", C * F) for p in ("a", "part"))
+            shape = (self.n_models, n, C, F)
+            w_M1CF = self._values["periodic.w"].unsqueeze(1)
+            ops.append(partial(torch.mul, angle.view(shape), w_M1CF, out=part.view(shape)))
+            ops.append(partial(_add_sum, part.view(shape), dX[:, :, :C]))
+        return [*ops, *self._seen("X", "dv", dX)]
 
     def _bind_periodic(
         self, bound: Bound, X: Tensor, z: Tensor, d: Tensor
@@ -347,6 +432,10 @@ class StackedResidualNetwork:
     def bind_clipping(self, clip_M: Tensor) -> list[Op]:
         """Scale each model's gradient to a norm of at most ``clip_M``."""
         return [clip_norms(self.grads_MP, clip_M)]
+
+
+def _add_sum(part_MBCF: Tensor, out_MBC: Tensor) -> None:
+    out_MBC.add_(part_MBCF.sum(3))
 
 
 def _set_epsilon(r_M1B: Tensor, epsilon: float, out_M11: Tensor) -> None:

@@ -132,3 +132,20 @@ class OneCycle(Schedule):
         rise = half_cosine(self.start, 1.0, steps / peak)
         fall = half_cosine(1.0, self.end, (steps - peak) / max(1e-12, last - peak))
         return np.where(steps <= peak, rise, fall)
+
+
+@dataclass(frozen=True)
+class Milestones(Schedule):
+    """factor = drop^m at step k of K, m the number of fractions f with k >= f K.
+
+    The defaults are those of He et al. (2015), section 4.2: a tenth of the rate from 32,000 of
+    64,000 steps on, a hundredth from 48,000 on.
+    """
+
+    fractions: tuple[float, ...] = (0.5, 0.75)
+    drop: float = 0.1
+
+    def _shape(self, first_step: int, n_steps: int, horizon: int) -> np.ndarray | None:
+        steps = np.arange(first_step, first_step + n_steps)
+        passed = [steps >= fraction * horizon for fraction in self.fractions]
+        return self.drop ** np.sum(passed, axis=0, dtype=float) if passed else np.ones(n_steps)

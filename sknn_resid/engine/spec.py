@@ -16,6 +16,7 @@ from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.residual_spec import ResidualSpec
 from sknn_resid.engine.schedules import Schedule
+from sknn_resid.engine.ties import Ties
 
 
 class OptimizerKind(Enum):
@@ -43,6 +44,8 @@ class NetworkSpec:
         Of the master weights, the loss and the optimizer: float32 or float64.
     product_dtype : torch.dtype
         Of the matrix products: ``dtype``, or bfloat16 with float32 master weights.
+    ties : Ties or None
+        Weights that stand in several places.
     """
 
     layer_sizes: tuple[int, ...]
@@ -50,6 +53,7 @@ class NetworkSpec:
     loss: Loss
     dtype: torch.dtype
     product_dtype: torch.dtype
+    ties: Ties | None = None
 
     @property
     def n_outputs(self) -> int:
@@ -139,6 +143,8 @@ class TrainSpec:
     judge_every : int
         Epochs between two looks at the validation part; the last epoch always has one. Where the
         part is watched, ``patience`` counts looks.
+    record_flow : bool
+        Whether the numbers of `gradient_flow` are kept of each epoch.
     """
 
     optimizer: OptimizerSpec
@@ -162,6 +168,7 @@ class TrainSpec:
     drop_last: bool = False
     average_horizon: float = 0.0
     judge_every: int = 1
+    record_flow: bool = False
 
 
 AnySpec: TypeAlias = NetworkSpec | ResidualSpec
@@ -179,4 +186,5 @@ def stack_key(network: AnySpec, train: TrainSpec) -> tuple[object, ...]:
         train.drop_last,
         train.average_horizon > 0,
         train.clip_norm is not None,
+        train.record_flow,
     )

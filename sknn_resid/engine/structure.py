@@ -9,21 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sknn_resid.engine.network import Layout, StackedNetwork
+from sknn_resid.engine.layout import DenseLayout, dense_layout
+from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_network import StackedResidualNetwork
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
 from sknn_resid.engine.spec import AnySpec, TrainSpec
+from sknn_resid.engine.watch import Watch
 
 AnyNetwork: TypeAlias = StackedNetwork | StackedResidualNetwork
-AnyLayout: TypeAlias = Layout | ResidualLayout
+AnyLayout: TypeAlias = DenseLayout | ResidualLayout
 
 
 def layout_of(spec: AnySpec) -> AnyLayout:
     """Where the parameters of a structure lie."""
     if isinstance(spec, ResidualSpec):
         return ResidualLayout(spec)
-    return Layout(spec.layer_sizes)
+    return dense_layout(spec.layer_sizes, spec.ties)
 
 
 def numbers_per_row(spec: AnySpec) -> int:
@@ -54,12 +56,26 @@ def make_network(
     train_M: Sequence[TrainSpec],
     generators: Sequence[torch.Generator],
     input_scale_M: Sequence[np.ndarray | None],
+    statistics_MS: Tensor | None = None,
+    watch: Watch | None = None,
 ) -> AnyNetwork:
-    """The stack's network of this structure."""
+    """The stack's network of this structure.
+
+    ``statistics_MS`` are means and variances to normalize with instead of those of each batch (for
+    a residual network with batch normalization); ``watch`` is shown what a step makes.
+    """
     dropout_M = [train.dropout for train in train_M]
     if isinstance(spec, ResidualSpec):
         drop_path_M = [train.drop_path for train in train_M]
         return StackedResidualNetwork(
-            spec, params_MP, batch_size, dropout_M, drop_path_M, generators, input_scale_M
+            spec,
+            params_MP,
+            batch_size,
+            dropout_M,
+            drop_path_M,
+            generators,
+            input_scale_M,
+            statistics_MS,
+            watch,
         )
-    return StackedNetwork(spec, params_MP, batch_size, dropout_M, generators)
+    return StackedNetwork(spec, params_MP, batch_size, dropout_M, generators, watch)

@@ -13,7 +13,7 @@ from sknn_resid.engine.data import as_tensor
 from sknn_resid.engine.fitted import FittedNetwork
 from sknn_resid.engine.history import EpochView, Progress, ValidationView
 from sknn_resid.engine.job import EpochWeights, TrainJob
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import dense_layout
 from sknn_resid.engine.residual_fitted import FittedResidual, training_statistics
 from sknn_resid.engine.residual_spec import ResidualSpec
 
@@ -38,7 +38,7 @@ def _validation_logits(job: TrainJob, params_P: Tensor) -> np.ndarray:
     assert job.validation is not None
     spec, flat_P = job.network, params_P.cpu().numpy()
     if not isinstance(spec, ResidualSpec):
-        coefs, intercepts = Layout(spec.layer_sizes).unpack(flat_P)
+        coefs, intercepts = dense_layout(spec.layer_sizes, spec.ties).unpack(flat_P)
         network = FittedNetwork(coefs, intercepts, spec.activations, spec.loss)
         return network.logits(job.validation.X, job.device)
     scale = None if job.input_scale is None else np.asarray(job.input_scale)[None]

@@ -13,8 +13,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sknn_resid._sklearn_compat import check_optimize_result
 from sknn_resid.engine.history import Resume, StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import dense_layout
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
+from sknn_resid.neural_network._gradient_history import record
 
 _NON_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and "
@@ -31,6 +32,7 @@ _OPTIONAL = (
     "_optimizer",
     "_streaming",
     "t_",
+    "gradient_history_",
 )
 
 
@@ -40,7 +42,7 @@ def forget(est: Any) -> None:
         est.__dict__.pop(name, None)
 
 
-def resume_from(est: Any, *, incremental: bool) -> Resume:
+def resume_from(est: Any, network: NetworkSpec, *, incremental: bool) -> Resume:
     """Where a warm start or a ``partial_fit`` goes on.
 
     As in scikit-learn, a warm start gets a new optimizer while the counters go on, and
@@ -49,7 +51,10 @@ def resume_from(est: Any, *, incremental: bool) -> Resume:
     best_loss = getattr(est, "best_loss_", None)
     best_score = getattr(est, "best_validation_score_", None)
     state = getattr(est, "_optimizer", None) if incremental else None
-    if state is not None and state.kind is not OptimizerKind(est.solver):
+    n_params = dense_layout(network.layer_sizes, network.ties).n_params
+    if state is not None and (
+        state.kind is not OptimizerKind(est.solver) or len(state.moments[0]) != n_params
+    ):
         state = None
     return Resume(
         best_loss=math.inf if best_loss is None else best_loss,
@@ -76,9 +81,11 @@ def network_attributes(network: NetworkSpec, est: Any, probe: Any) -> dict[str, 
     return {
         "n_layers_": len(network.layer_sizes),
         "n_outputs_": network.n_outputs,
+        "n_parameters_": dense_layout(network.layer_sizes, network.ties).n_params,
         "out_activation_": est._out_activation(),
         "_fitted_activations": network.activations,
         "_fitted_loss": network.loss,
+        "_fitted_ties": network.ties,
         "_namespace_probe": probe,
     }
 
@@ -104,8 +111,8 @@ def adopt(
         raise ValueError(_NON_FINITE)
     assert isinstance(job.network, NetworkSpec)
     dtype = np.float32 if est.dtype_ != "float64" else np.float64
-    sizes = job.network.layer_sizes
-    est.coefs_, est.intercepts_ = Layout(sizes).unpack(result.params.astype(dtype, copy=False))
+    layout = dense_layout(job.network.layer_sizes, job.network.ties)
+    est.coefs_, est.intercepts_ = layout.unpack(result.params.astype(dtype, copy=False))
     for name, value in network_attributes(job.network, est, probe).items():
         setattr(est, name, value)
     est.n_iter_, est.loss_ = result.n_epochs, result.loss
@@ -113,6 +120,9 @@ def adopt(
     lbfgs = job.train.optimizer.kind is OptimizerKind.LBFGS
     if job.validation is not None or not lbfgs:
         _adopt_validation(est, job, result, resumed=resumed)
+    before = len(getattr(est, "loss_curve_", None) or ()) if resumed else 0
+    history = getattr(est, "gradient_history_", None) if resumed else None
+    est.gradient_history_ = record(job.network, result.flow, history, before)
     if lbfgs:
         return  # no loss_curve_ and no best_loss_, as in scikit-learn
     _extend(est, "loss_curve_", result.loss_curve, resumed)

@@ -24,9 +24,9 @@ from sknn_resid._validation import check_validation_arguments, check_weights, hi
 from sknn_resid.engine.data import Features, TrainingData, ValidationData, row_major
 from sknn_resid.engine.history import EpochView, Resume, StopReason
 from sknn_resid.engine.job import TrainJob
+from sknn_resid.engine.layout import dense_layout
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.meeting import preferred_device
-from sknn_resid.engine.network import Layout
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.spec import NetworkSpec
 from sknn_resid.neural_network._adopt import (
@@ -58,6 +58,7 @@ from sknn_resid.neural_network._params import (
     working_dtypes,
 )
 from sknn_resid.neural_network._persistence import Persistent
+from sknn_resid.neural_network._tied_weights import check_tied, resolve_ties
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,16 @@ class _Task:
     X_val_user: Any
     y_val_user: Any
     probe: Any
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """Where a training call starts from."""
+
+    task: _Task
+    network: NetworkSpec
+    weights: tuple[list[np.ndarray], list[np.ndarray]]
+    rng: np.random.RandomState
 
 
 class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
@@ -97,8 +108,8 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         """scikit-learn's name of the output activation."""
 
     @abstractmethod
-    def _validation_targets(self, y: Any, X: Any) -> np.ndarray:
-        """Engine targets of ``y_val``."""
+    def _validation_targets(self, y: Any, X: Any, name: str = "y_val") -> np.ndarray:
+        """Engine targets of rows beside the training rows."""
 
     @abstractmethod
     def _loss(self) -> Loss:
@@ -136,6 +147,43 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         incremental: bool = False,
     ) -> Any:
         first_call = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        start = self._begin(
+            X, y, sample_weight, validation, first_call=first_call, incremental=incremental
+        )
+        task, network, weights, rng = start.task, start.network, start.weights, start.rng
+        if self.early_stopping and not incremental and task.holdout is None:
+            task = self._with_split(task, rng)
+        bridge = None
+        if not incremental:
+            # scipy's minimiser may count its iterations differently from max_iter
+            max_epochs = None if self.solver == "lbfgs" else self.max_iter
+            bridge = CallbackBridge(self, X, y, sample_weight, max_epochs)
+        resume = Resume()
+        if not first_call:
+            resume = resume_from(self, network, incremental=incremental)
+        job = self._job(task, network, weights, rng, resume, bridge, incremental)
+        if bridge is not None:
+            bridge.begin()
+        (result,) = run_jobs([job])
+        adopt(self, job, result, task.probe, resumed=not first_call, incremental=incremental)
+        if bridge is not None:
+            bridge.end()
+        if result.reason is StopReason.INTERRUPTED and inside_many_fits():
+            raise KeyboardInterrupt
+        warn_of(self, result, incremental=incremental)
+        return self
+
+    def _begin(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        validation: tuple[Any, Any, Any],
+        *,
+        first_call: bool,
+        incremental: bool,
+    ) -> _Start:
+        """Validate, describe, and draw or take up the weights; nothing is trained."""
         widths = self._check_parameters()
         check_validation_arguments(*validation)
         home = home_of(X)
@@ -151,31 +199,21 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
         else:
             weights = (list(self.coefs_), list(self.intercepts_))
             check_same_shape(weights[0], network.layer_sizes)
-        if self.early_stopping and not incremental and task.holdout is None:
-            task = self._with_split(task, rng)
-        bridge = None
-        if not incremental:
-            # scipy's minimiser may count its iterations differently from max_iter
-            max_epochs = None if self.solver == "lbfgs" else self.max_iter
-            bridge = CallbackBridge(self, X, y, sample_weight, max_epochs)
-        resume = Resume() if first_call else resume_from(self, incremental=incremental)
-        job = self._job(task, network, weights, rng, resume, bridge, incremental)
-        if bridge is not None:
-            bridge.begin()
-        (result,) = run_jobs([job])
-        adopt(self, job, result, task.probe, resumed=not first_call, incremental=incremental)
-        if bridge is not None:
-            bridge.end()
-        if result.reason is StopReason.INTERRUPTED and inside_many_fits():
-            raise KeyboardInterrupt
-        warn_of(self, result, incremental=incremental)
-        return self
+            check_tied(weights[0], dense_layout(network.layer_sizes, network.ties))
+        return _Start(task, network, weights, rng)
 
     def _check_parameters(self) -> tuple[int, ...]:
         """Rules between parameters; gives the widths of the hidden layers."""
         widths = hidden_widths(self.hidden_layer_sizes, self.n_layers, self.width)
         activation_layers(self.activation, len(widths))
         if self.solver == "lbfgs":
+            if self.record_gradients:
+                raise ValueError(
+                    "record_gradients=True needs a stochastic solver, got solver='lbfgs', which "
+                    "has no steps of its own: scipy looks for the next point along a line. Use "
+                    "solver='adam', or record_gradients=False and "
+                    "sknn_resid.inspection.gradient_flow(estimator, X, y) after the fit."
+                )
             for name, off in (("dropout", 0), ("clip_norm", None)):
                 if getattr(self, name) != off:
                     raise ValueError(
@@ -273,13 +311,14 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             )
         self.device_, self.dtype_ = str(device), self.dtype or str(own).removeprefix("torch.")
         activations = activation_layers(self.activation, len(widths))
-        return NetworkSpec(sizes, activations, self._loss(), own, products)
+        ties = resolve_ties(self.tied_weights, sizes)
+        return NetworkSpec(sizes, activations, self._loss(), own, products, ties)
 
     def _training_device(self, task: _Task, sizes: tuple[int, ...]) -> torch.device:
         if isinstance(task.X, torch.Tensor):
             return task.X.device  # everything follows X
         batch = 200 if self.batch_size == "auto" else self.batch_size
-        work = min(int(batch), int(task.X.shape[0])) * Layout(sizes).n_weights
+        work = min(int(batch), int(task.X.shape[0])) * dense_layout(sizes, None).n_weights
         return resolve_device(preferred_device() or self.device, float(work))
 
     def _job(
@@ -312,7 +351,7 @@ class BaseMLP(Persistent, CallbackSupportMixin, BaseEstimator, ABC):
             network=network,
             train=spec,
             data=TrainingData(task.X, task.y, rows, weight),
-            params=Layout(network.layer_sizes).pack(*weights),
+            params=dense_layout(network.layer_sizes, network.ties).pack(*weights),
             rng=rng,
             rng_is_shared=isinstance(self.random_state, np.random.RandomState),
             dropout_seed=int(rng.randint(np.iinfo(np.int32).max)) if self.dropout > 0 else None,
@@ -389,13 +428,13 @@ def solver_is_stochastic(est: BaseMLP) -> bool:
     return True
 
 
-def checked_targets(est: BaseMLP, X: Features, y: Any) -> np.ndarray:
-    """``y_val`` as scikit-learn would validate y beside these rows."""
+def checked_targets(est: BaseMLP, X: Features, y: Any, name: str = "y_val") -> np.ndarray:
+    """Targets as scikit-learn would validate y beside these rows."""
     try:
         y_ok = check_y(y, multi_output=True, y_numeric=est._y_numeric, estimator=est)
         check_consistent_length(X, y_ok)
     except ValueError as error:
-        raise ValueError(f"y_val: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     if y_ok.ndim == 2 and y_ok.shape[1] == 1:
         y_ok = column_or_1d(y_ok, warn=True)
     return y_ok

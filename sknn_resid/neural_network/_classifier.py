@@ -5,30 +5,26 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import column_or_1d
 
 from sknn_resid._sklearn_compat import Interval, StrOptions, fit_context
 from sknn_resid.engine.losses import Loss
-from sknn_resid.neural_network._arrays import as_numpy
 from sknn_resid.neural_network._base import BaseMLP, checked_targets, solver_is_stochastic
+from sknn_resid.neural_network._class_outputs import ClassPredictor
 from sknn_resid.neural_network._class_weight import class_weights
 from sknn_resid.neural_network._interop import SklearnBridge
 from sknn_resid.neural_network._monitor import Score, accuracy
-from sknn_resid.neural_network._prediction import NetworkPredictor
 from sknn_resid.neural_network._targets import (
     check_known,
     encode_validation,
     first_codec,
     fit_codec,
-    log_of,
 )
 
 
-class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
+class MLPClassifier(ClassPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
     """Multi-layer perceptron classifier.
 
     Takes the place of :class:`sklearn.neural_network.MLPClassifier`: the same parameters,
@@ -109,15 +105,20 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
     warmup_fraction : float, default=0.0
         Part of all steps over which the learning rate rises linearly.
     n_layers, width : int or None, default=None
-        Number and width of the hidden layers as scalars, for searches; where not None they win over
-        ``hidden_layer_sizes``.
+        Number and width of hidden layers as scalars; they win over ``hidden_layer_sizes``.
+    record_gradients : bool, default=False
+        Whether to keep norms of gradients and numbers about activations in `gradient_history_`.
     class_weight : dict, 'balanced' or None, default=None
         Weights of the classes, multiplied into ``sample_weight``. 'balanced' is
-        ``n_samples / (n_classes * count)``, counted by ``sample_weight``; in ``partial_fit`` over
-        all calls so far. Early stopping then tells scores within ``tol`` apart by the
-        validation loss, because heavy rows can make accuracy a step function.
+        ``n_samples / (n_classes * count)``, counted by ``sample_weight`` (``partial_fit``: over all
+        calls). Early stopping then tells scores within ``tol`` apart by the validation loss.
     label_smoothing : float, default=0.0
         Part of each label that is spread evenly over the classes.
+    tied_weights : list of groups or None, default=None
+        Weights that are one weight in several places, each group a list of places ``(layer, row,
+        column)`` of `coefs_` or of whole layers, ``(layer,)`` or transposed ``(layer, "T")``. They
+        begin as the first place of the group would, their gradient is the sum over the places, and
+        they count once, in the penalty and in `n_parameters_`. Indices may count from the end.
 
     Attributes
     ----------
@@ -145,10 +146,14 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         Number of layers, input and output included.
     n_outputs_ : int
         Number of outputs of the network.
+    n_parameters_ : int
+        Number of free weights and biases; tied ones count once.
     out_activation_ : str
         Name of the output activation.
     device_, dtype_ : str
         Where and in what precision it was fitted.
+    gradient_history_ : GradientHistory or None
+        What ``record_gradients=True`` has kept.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -219,8 +224,10 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         warmup_fraction=0.0,
         n_layers=None,
         width=None,
+        record_gradients=False,
         class_weight=None,
         label_smoothing=0.0,
+        tied_weights=None,
     ):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -254,8 +261,10 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
         self.warmup_fraction = warmup_fraction
         self.n_layers = n_layers
         self.width = width
+        self.record_gradients = record_gradients
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
+        self.tied_weights = tied_weights
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
@@ -314,86 +323,6 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
             self._codec, self.classes_ = codec, codec.classes
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X):
-        """Most probable class of each row.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Predicted labels.
-        """
-        features, home = self._checked(X, "predict")
-        network = self._network()
-        if isinstance(features, torch.Tensor):
-            logits = as_numpy(network.run_on_device(features, linked=False))
-            codes = self._codec.codes_from_logits(logits)
-        else:
-            chunks = network.chunks(features, self._prediction_device())
-            codes = self._codec.codes_from_chunks(chunks, features.shape[0])
-        return home.send(self._codec.decode(codes))
-
-    def predict_proba(self, X):
-        """Probability of each class.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-
-        Returns
-        -------
-        p : ndarray of shape (n_samples, n_classes), or list of such arrays
-            In the order of `classes_`; for multi-label the probability of each label; for
-            multiclass-multioutput one array per target.
-        """
-        return self._probabilities(X, "predict_proba")
-
-    def _probabilities(self, X, method):
-        outputs, home = self._outputs(X, method)
-        parts = self._codec.probabilities(outputs)
-        return [home.send(p) for p in parts] if isinstance(parts, list) else home.send(parts)
-
-    def predict_log_proba(self, X):
-        """Logarithm of `predict_proba`.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-
-        Returns
-        -------
-        log_p : ndarray of shape (n_samples, n_classes), or list of such arrays
-            Logarithms of the probabilities.
-        """
-        return log_of(self._probabilities(X, "predict_log_proba"))
-
-    def score(self, X, y, sample_weight=None):
-        """Accuracy: the weighted part of rows that are predicted right, in all their targets.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Input rows.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            True labels.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weight of each row.
-
-        Returns
-        -------
-        score : float
-        """
-        if getattr(self, "_codec", None) is not None and self._codec.kind == "multioutput":
-            right = (np.asarray(self.predict(X)) == np.asarray(y)).all(axis=1)
-            return float(np.average(right, weights=sample_weight))
-        return super().score(X, y, sample_weight)
-
     @property
     def _label_binarizer(self):
         """A fitted LabelBinarizer, where scikit-learn's estimator keeps one."""
@@ -411,8 +340,8 @@ class MLPClassifier(NetworkPredictor, SklearnBridge, ClassifierMixin, BaseMLP):
             check_known(self._codec, y, warm_start=self.warm_start)
         return self._codec.encode(y), y
 
-    def _validation_targets(self, y, X):
-        return encode_validation(self._codec, checked_targets(self, X, y))
+    def _validation_targets(self, y, X, name="y_val"):
+        return encode_validation(self._codec, checked_targets(self, X, y, name), name)
 
     def _class_weights(self, y, weight, incremental):
         return class_weights(self, self._codec, y, weight, incremental=incremental)

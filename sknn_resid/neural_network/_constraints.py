@@ -50,4 +50,6 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "warmup_fraction": [Interval(Real, 0, 1, closed="both")],
     "n_layers": [Interval(Integral, 1, None, closed="left"), None],
     "width": [Interval(Integral, 1, None, closed="left"), None],
+    "record_gradients": ["boolean"],
+    "tied_weights": [list, tuple, None],
 }

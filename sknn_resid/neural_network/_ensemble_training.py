@@ -106,6 +106,8 @@ class Trained:
         Members that diverged: their weights are of an epoch before, or they count nothing.
     held_out : tuple (outputs, targets, weight) or None
         What the ensemble says to rows that the members asked did not train on.
+    flows : list of (ndarray or None)
+        `TrainResult.flow` of each member.
     """
 
     ensemble: Ensemble
@@ -117,6 +119,7 @@ class Trained:
     judged_epochs: list[int]
     n_diverged: int
     held_out: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None
+    flows: list[np.ndarray | None]
 
 
 def train_ensemble(
@@ -147,8 +150,8 @@ def train_ensemble(
     trained : Trained or None
         None if not one member ended an epoch with finite numbers.
     """
-    n_groups = min(len(input_scales), n_members)
-    group_of = np.arange(n_members) % n_groups
+    group_of = groups_of(n_members, input_scales)
+    n_groups = int(group_of.max()) + 1
     jobs: list[TrainJob] = []
 
     def tell(report: EpochReport) -> bool:
@@ -162,10 +165,10 @@ def train_ensemble(
         judge_every=recipe.train.judge_every,
         after_epoch=None if after_epoch is None else tell,
     )
-    seeds = rng.randint(SEED_LIMIT, size=n_members)
+    rngs = member_generators(rng, n_members)
     for m, group in enumerate(group_of.tolist()):
-        fold, seed = m // n_groups, int(seeds[m])
-        jobs.append(_job(recipe, judging, input_scales[group], fold, seed, committee, m))
+        fold = m // n_groups
+        jobs.append(_job(recipe, judging, input_scales[group], fold, rngs[m], committee, m))
     results = run_jobs(jobs)
     sound = [_is_sound(committee, result, m, judging) for m, result in enumerate(results)]
     if not any(sound):
@@ -186,20 +189,26 @@ def train_ensemble(
         judged_epochs=committee.judged_epochs,
         n_diverged=sum(result.reason is StopReason.DIVERGED for result in results),
         held_out=held_out,
+        flows=[result.flow for result in results],
     )
 
 
-def _job(
-    recipe: Recipe,
-    judging: Judging,
-    input_scale: np.ndarray | None,
-    fold: int,
-    seed: int,
-    committee: Committee,
-    member: int,
-) -> TrainJob:
-    rng = np.random.RandomState(seed)
-    params = initial_parameters(
+def groups_of(n_members: int, input_scales: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Group of each member, shape (n_members,)."""
+    return np.arange(n_members) % min(len(input_scales), n_members)
+
+
+def member_generators(rng: np.random.RandomState, n_members: int) -> list[np.random.RandomState]:
+    """A generator for each member, of a seed of its own."""
+    seeds = rng.randint(SEED_LIMIT, size=n_members)
+    return [np.random.RandomState(int(seed)) for seed in seeds]
+
+
+def first_parameters(
+    recipe: Recipe, input_scale: np.ndarray | None, rng: np.random.RandomState
+) -> np.ndarray:
+    """What a member begins with, shape (P,)."""
+    return initial_parameters(
         recipe.spec,
         recipe.init,
         rng,
@@ -209,6 +218,18 @@ def _job(
         column_gain=recipe.column_gain,
         head_bias=recipe.head_bias,
     )
+
+
+def _job(
+    recipe: Recipe,
+    judging: Judging,
+    input_scale: np.ndarray | None,
+    fold: int,
+    rng: np.random.RandomState,
+    committee: Committee,
+    member: int,
+) -> TrainJob:
+    params = first_parameters(recipe, input_scale, rng)
     rows, validation = None, judging.given
     if judging.folds is not None:
         rows, out = judging.folds.split(fold % judging.folds.n_folds)

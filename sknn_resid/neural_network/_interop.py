@@ -10,7 +10,7 @@ import sklearn.neural_network
 from sklearn.utils.validation import check_is_fitted
 
 from sknn_resid._sklearn_compat import AdamOptimizer, SGDOptimizer
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import DenseLayout, Layout, dense_layout
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import OptimizerKind
 from sknn_resid.neural_network._params import (
@@ -106,7 +106,8 @@ def _export(est: Any, target: type) -> Any:
         theirs._label_binarizer = est._label_binarizer
     state = getattr(est, "_optimizer", None)
     if state is not None:
-        theirs._optimizer = _their_optimizer(theirs, state)
+        layout = dense_layout(_sizes(est), est._fitted_ties)
+        theirs._optimizer = _their_optimizer(theirs, state, layout)
     return theirs
 
 
@@ -158,7 +159,8 @@ def _import(cls: type, theirs: Any) -> Any:
         return est
     _copy_state(theirs, est)
     est.device_, est.dtype_ = "cpu", est.coefs_[0].dtype.name
-    est.validation_loss_curve_ = None
+    est.validation_loss_curve_, est._fitted_ties = None, None
+    est.n_parameters_ = Layout(_sizes(est)).n_params
     est._namespace_probe = np.empty(0, dtype=est.coefs_[0].dtype)
     est._fitted_activations = activation_layers(est.activation, len(est.coefs_) - 1)
     if hasattr(theirs, "_label_binarizer"):
@@ -207,8 +209,7 @@ def _our_state(est: Any, optimizer: Any) -> OptimizerState:
     )
 
 
-def _their_optimizer(theirs: Any, state: OptimizerState) -> Any:
-    layout = Layout(_sizes(theirs))
+def _their_optimizer(theirs: Any, state: OptimizerState, layout: DenseLayout) -> Any:
     parameters = theirs.coefs_ + theirs.intercepts_
     moments = []
     for flat in state.moments:

@@ -153,6 +153,7 @@ def train_spec(
         label_smoothing=label_smoothing,
         max_seconds=None if est.max_time is None else float(est.max_time),
         max_evaluations=int(est.max_fun),
+        record_flow=bool(est.record_gradients),
     )
 
 

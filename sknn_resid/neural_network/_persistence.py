@@ -19,6 +19,8 @@ from sknn_resid.engine import losses
 from sknn_resid.engine.losses import CallableLoss, Loss
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.engine.ties import Ties
+from sknn_resid.neural_network._gradient_history import pack_history, unpack_history
 from sknn_resid.neural_network._params import ACTIVATIONS, activation_name
 from sknn_resid.neural_network._targets import LabelCodec
 
@@ -32,6 +34,7 @@ _SCALARS = (
     "n_iter_",
     "n_layers_",
     "n_outputs_",
+    "n_parameters_",
     "out_activation_",
     "n_features_in_",
     "device_",
@@ -172,7 +175,9 @@ def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "activations": [activation_name(a) for a in est._fitted_activations],
         "loss": encode_loss(est._fitted_loss),
         "n_weights": len(est.coefs_),
+        "ties": None if est._fitted_ties is None else asdict(est._fitted_ties),
     }
+    meta["gradient_layers"] = pack_history(getattr(est, "gradient_history_", None), arrays)
     for name in meta["curves"]:
         arrays[name] = np.asarray(getattr(est, name), dtype=float)
     for i, (w, b) in enumerate(zip(est.coefs_, est.intercepts_, strict=True)):
@@ -197,11 +202,15 @@ def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> A
         setattr(est, name, arrays[name].tolist())
     for name in meta["empty_curves"]:
         setattr(est, name, None)
+    est.gradient_history_ = unpack_history(meta.get("gradient_layers"), arrays)
     n = meta["n_weights"]
     est.coefs_ = [arrays[f"coef_{i}"] for i in range(n)]
     est.intercepts_ = [arrays[f"intercept_{i}"] for i in range(n)]
     est._fitted_activations = tuple(ACTIVATIONS[name] for name in meta["activations"])
     est._fitted_loss = decode_loss(meta["loss"])
+    est._fitted_ties = _decode_ties(meta.get("ties"))
+    if not hasattr(est, "n_parameters_"):  # a file of a version that did not count them
+        est.n_parameters_ = sum(w.size for w in est.coefs_ + est.intercepts_)
     est._namespace_probe = np.empty(0)
     if "feature_names_in_" in arrays:
         est.feature_names_in_ = arrays["feature_names_in_"].astype(object)
@@ -213,6 +222,17 @@ def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> A
         moments = tuple(arrays[name] for name in sorted(arrays) if name.startswith("moment_"))
         est._optimizer = OptimizerState(OptimizerKind(kind), rate, steps, moments)
     return est
+
+
+def _decode_ties(fields: dict[str, Any] | None) -> Ties | None:
+    """Ties from JSON, which has lists only."""
+    if fields is None:
+        return None
+    groups = {
+        kind: tuple(tuple(tuple(place) for place in group) for group in found)
+        for kind, found in fields.items()
+    }
+    return Ties(**groups)
 
 
 def encode_loss(loss: Loss) -> dict[str, Any]:

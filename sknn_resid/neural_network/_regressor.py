@@ -105,10 +105,17 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
     n_layers, width : int or None, default=None
         Number and width of the hidden layers as scalars, for searches; where not None they win over
         ``hidden_layer_sizes``.
+    record_gradients : bool, default=False
+        Whether to keep norms of gradients and numbers about activations in `gradient_history_`.
     quantile : float, default=0.5
         Which quantile ``loss='quantile'`` estimates, strictly between 0 and 1.
     huber_delta : float, default=1.0
         Where ``loss='huber'`` turns from squared to linear.
+    tied_weights : list of groups or None, default=None
+        Weights that are one weight in several places, each group a list of places ``(layer, row,
+        column)`` of `coefs_` or of whole layers, ``(layer,)`` or transposed ``(layer, "T")``. They
+        begin as the first place of the group would, their gradient is the sum over the places, and
+        they count once, in the penalty and in `n_parameters_`. Indices may count from the end.
 
     Attributes
     ----------
@@ -134,10 +141,14 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         Number of layers, input and output included.
     n_outputs_ : int
         Number of outputs of the network.
+    n_parameters_ : int
+        Number of free weights and biases; tied ones count once.
     out_activation_ : str
         Name of the output activation.
     device_, dtype_ : str
         Where and in what precision it was fitted.
+    gradient_history_ : GradientHistory or None
+        What ``record_gradients=True`` has kept.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -208,8 +219,10 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         warmup_fraction=0.0,
         n_layers=None,
         width=None,
+        record_gradients=False,
         quantile=0.5,
         huber_delta=1.0,
+        tied_weights=None,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -244,8 +257,10 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
         self.warmup_fraction = warmup_fraction
         self.n_layers = n_layers
         self.width = width
+        self.record_gradients = record_gradients
         self.quantile = quantile
         self.huber_delta = huber_delta
+        self.tied_weights = tied_weights
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
@@ -321,9 +336,9 @@ class MLPRegressor(NetworkPredictor, SklearnBridge, RegressorMixin, BaseMLP):
             y = column_or_1d(y, warn=True)
         return real_targets(y, "y", positive=self.loss == "poisson"), y
 
-    def _validation_targets(self, y, X):
-        y = checked_targets(self, X, y)
-        return real_targets(y, "y_val", positive=self.loss == "poisson")
+    def _validation_targets(self, y, X, name="y_val"):
+        y = checked_targets(self, X, y, name)
+        return real_targets(y, name, positive=self.loss == "poisson")
 
     def _n_logits(self, y):
         return int(y.shape[1])

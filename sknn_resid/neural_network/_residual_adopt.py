@@ -11,6 +11,7 @@ from sknn_resid.engine.history import StopReason
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.neural_network._committee import EpochReport
 from sknn_resid.neural_network._ensemble_training import Trained
+from sknn_resid.neural_network._gradient_history import record_members
 from sknn_resid.neural_network._residual_task import Task
 
 
@@ -26,6 +27,7 @@ def adopt(est: Any, task: Task, trained: Trained) -> None:
     est.n_parameters_ = len(ensemble.weights) * ResidualLayout(ensemble.members.spec).n_params
     est.loss_curve_ = trained.loss_curve
     est.loss_ = trained.loss_curve[-1] if trained.loss_curve else float("nan")
+    est.gradient_history_ = record_members(ensemble.members.spec, trained.flows, trained.n_epochs)
     judged = bool(trained.judged_epochs)
     est.validation_loss_curve_ = trained.validation_curve if judged else None
     est.validation_iterations_ = trained.judged_epochs if judged else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -52,6 +53,18 @@ from sknn_resid.neural_network._residual_persistence import ResidualPersistent
 from sknn_resid.neural_network._residual_prediction import validated_rows
 from sknn_resid.neural_network._residual_task import Task
 from sknn_resid.neural_network._tables import TableEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """Where a fit starts from."""
+
+    task: Task
+    plan: Budget
+    judging: Judging
+    recipe: Recipe
+    scales: list[np.ndarray | None]
+    rng: np.random.RandomState
 
 
 class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC):
@@ -111,7 +124,10 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
             return task.distinct, task.n_distinct
         return np.arange(n_rows), n_rows
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any]) -> Any:
+    def _begin(
+        self, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any]
+    ) -> _Start:
+        """Validate, encode and describe; nothing is trained."""
         check_parameters(self)
         check_validation_arguments(*validation)
         rng = random_generator(self.random_state)
@@ -132,11 +148,22 @@ class BaseResidual(ResidualPersistent, CallbackSupportMixin, BaseEstimator, ABC)
             patience=plan.patience,
         )
         recipe = self._recipe(task, plan, judging)
-        bridge = CallbackBridge(self, X, y, sample_weight, plan.max_epochs)
-        bridge.begin()
         scales = embedding_scales(self, task.encoder.kinds_)
-        hook = self._epoch_hook(task, bridge)
-        trained = train_ensemble(recipe, judging, scales, int(self.n_estimators), rng, hook)
+        return _Start(task, plan, judging, recipe, scales, rng)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, validation: tuple[Any, Any, Any]) -> Any:
+        start = self._begin(X, y, sample_weight, validation)
+        task = start.task
+        bridge = CallbackBridge(self, X, y, sample_weight, start.plan.max_epochs)
+        bridge.begin()
+        trained = train_ensemble(
+            start.recipe,
+            start.judging,
+            start.scales,
+            int(self.n_estimators),
+            start.rng,
+            self._epoch_hook(task, bridge),
+        )
         if trained is None:
             raise ValueError(non_finite(self))
         adopt(self, task, trained)

@@ -78,8 +78,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
             default='from_dtype'
         Which columns hold categories; see `TableEncoder`.
     numeric_embedding : {'piecewise', 'periodic'} or None, default='piecewise'
-        What a number is given to the network as, beside its scaled value: its position in each of
-        ``n_bins`` quantile bins, or learned cosines of it.
+        What stands beside a scaled number: its place in ``n_bins`` quantile bins, or cosines.
     n_bins : int, default=16
         For 'piecewise'.
     embedding_scale : float or tuple of float, default=(0.1, 1.0)
@@ -145,6 +144,8 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         Determines folds, initial weights, shuffling and dropout. An int gives bitwise equal refits.
     verbose : bool, default=False
         Whether to print a line per epoch.
+    record_gradients : bool, default=False
+        Whether to keep norms of gradients and numbers about activations in `gradient_history_`.
     label_smoothing : float, default=0.1
         Part of each label that is spread evenly over the classes.
     calibrate : bool, default=True
@@ -172,12 +173,13 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
     loss_curve_ : list of float
         Training loss of each epoch, mean over members.
     validation_loss_curve_, validation_iterations_ : list of float, list of int, or None
-        Mean held-out loss of the members, and the epochs it was looked at; None without held-out
-        rows.
+        Mean held-out loss of the members, and the epochs of it; None without held-out rows.
     n_parameters_ : int
         Number of parameters of all members; `summary` lists them.
     device_, dtype_ : str
         Where and in what precision it was trained.
+    gradient_history_ : GradientHistory or None
+        What ``record_gradients=True`` has kept, member by member.
     n_features_in_ : int
         Number of columns of the table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -260,6 +262,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         dtype="auto",
         random_state=None,
         verbose=False,
+        record_gradients=False,
         label_smoothing=0.1,
         calibrate=True,
         class_weight=None,
@@ -308,6 +311,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.record_gradients = record_gradients
         self.label_smoothing = label_smoothing
         self.calibrate = calibrate
         self.class_weight = class_weight
@@ -419,8 +423,7 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         return fit_codec(column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y)
 
     def _encode_targets(self, codec, y, name):
-        y = flat_targets(y)
-        return codec.encode(y) if name == "y" else encode_validation(codec, y)
+        return encode_validation(codec, flat_targets(y), name)
 
     def _class_weights(self, codec, y, weight):
         return class_weights(self, codec, flat_targets(y), weight, incremental=False)

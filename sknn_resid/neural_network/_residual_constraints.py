@@ -60,4 +60,5 @@ SHARED_CONSTRAINTS: dict[str, list[Any]] = {
     "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"}), None],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
+    "record_gradients": ["boolean"],
 }

@@ -225,6 +225,7 @@ def train_spec(
         max_seconds=None if est.max_time is None else float(est.max_time),
         average_horizon=float(est.average_fraction),
         judge_every=plan.judge_every if judged else 1,
+        record_flow=bool(est.record_gradients),
     )
 
 

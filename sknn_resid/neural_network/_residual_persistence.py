@@ -15,6 +15,7 @@ from sknn_resid.engine.residual_fitted import FittedResidual
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_spec import Normalization, Periodic, ResidualSpec, Skip
 from sknn_resid.neural_network._ensemble import Ensemble
+from sknn_resid.neural_network._gradient_history import pack_history, unpack_history
 from sknn_resid.neural_network._params import ACTIVATIONS, activation_name
 from sknn_resid.neural_network._persistence import (
     decode_loss,
@@ -120,6 +121,7 @@ def _pack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None
     for name in _ARRAYS:
         if getattr(est, name, None) is not None:
             arrays[name] = np.asarray(getattr(est, name))
+    meta["gradient_layers"] = pack_history(est.gradient_history_, arrays)
     meta["encoder"] = encoder_state(est.encoder_)
     meta["network"] = _pack_spec(members.spec)
     meta["temperature"] = ensemble.temperature
@@ -139,6 +141,7 @@ def _unpack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     for name in _ARRAYS:
         if name in arrays:
             setattr(est, name, arrays[name])
+    est.gradient_history_ = unpack_history(meta.get("gradient_layers"), arrays)
     est.encoder_ = encoder_from_state(meta["encoder"])
     if hasattr(est.encoder_, "feature_names_in_"):
         est.feature_names_in_ = est.encoder_.feature_names_in_

@@ -146,6 +146,8 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
         Determines folds, initial weights, shuffling and dropout. An int gives bitwise equal refits.
     verbose : bool, default=False
         Whether to print a line per epoch.
+    record_gradients : bool, default=False
+        Whether to keep norms of gradients and numbers about activations in `gradient_history_`.
     loss : str or callable, default='squared_error'
         'squared_error', 'poisson' (log link, ``y >= 0``), 'absolute_error', 'huber', 'quantile',
         or a function ``loss(y_true, y_pred)`` of two tensors of shape (n, n_outputs) in the units
@@ -179,6 +181,8 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
         Number of parameters of all members; `summary` lists them.
     device_, dtype_ : str
         Where and in what precision it was trained.
+    gradient_history_ : GradientHistory or None
+        What ``record_gradients=True`` has kept, member by member.
     n_features_in_ : int
         Number of columns of the table.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -265,6 +269,7 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
         dtype="auto",
         random_state=None,
         verbose=False,
+        record_gradients=False,
         loss="squared_error",
         quantile=0.5,
         huber_delta=1.0,
@@ -314,6 +319,7 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.record_gradients = record_gradients
         self.loss = loss
         self.quantile = quantile
         self.huber_delta = huber_delta

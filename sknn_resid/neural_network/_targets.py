@@ -240,13 +240,13 @@ def check_known(codec: LabelCodec, y: np.ndarray, *, warm_start: bool) -> None:
         )
 
 
-def encode_validation(codec: LabelCodec, y: np.ndarray) -> np.ndarray:
-    """Engine targets of ``y_val``; refuses labels that the training rows do not have."""
+def encode_validation(codec: LabelCodec, y: np.ndarray, name: str = "y_val") -> np.ndarray:
+    """Engine targets of rows beside the training rows; refuses labels that those do not have."""
     unknown = unknown_labels(codec, y)
     if unknown:
         raise ValueError(
-            f"y_val has labels that y does not have: {unknown}; `classes_` is {codec.classes}. "
-            "Every class must occur in the training rows."
+            f"{name} has labels that y of the fit does not have: {unknown}; `classes_` is "
+            f"{codec.classes}. Every class must occur in the training rows."
         )
     return codec.encode(y)
 

@@ -5,9 +5,8 @@ Importing this package makes the backend known to joblib; it does not import tor
 
 from joblib import register_parallel_backend
 
-from sknn_resid.stacking._backend import stacked_backend
-from sknn_resid.stacking._context import stacked
+from sknn_resid.stacking._context import shared_backend, stacked
 
 __all__ = ["stacked"]
 
-register_parallel_backend("stacked", stacked_backend)
+register_parallel_backend("stacked", shared_backend)

@@ -54,7 +54,7 @@ class StackedBackend(_OneTaskEach):
 def stacked_backend(
     max_stack: int | None = None, device: str | None = None, nesting_level: int | None = None
 ) -> StackedBackend:
-    """What ``joblib.parallel_config(backend="stacked", max_stack=..., device=...)`` makes.
+    """A backend that trains whatever is fitted in its context together, in this process.
 
     Parameters
     ----------
@@ -80,10 +80,15 @@ def stacked_backend(
 class CallBackend(_OneTaskEach):
     """The backend of one ``Parallel``: of one call at a time."""
 
-    def __init__(self, rendezvous: Rendezvous, nesting_level: int | None) -> None:
+    def __init__(
+        self,
+        rendezvous: Rendezvous,
+        nesting_level: int | None,
+        unconverged: Unconverged | None = None,
+    ) -> None:
         super().__init__(rendezvous, nesting_level)
         self._call: Call | None = None
-        self._unconverged = Unconverged()
+        self._unconverged = Unconverged() if unconverged is None else unconverged
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **unused: Any) -> int:
         self.parallel = parallel

@@ -2,14 +2,76 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import joblib
+from joblib.parallel import FallbackToBackend, LokyBackend
 
 from sknn_resid.engine.meeting import attending, current_meeting
 from sknn_resid.stacking._backend import StackedBackend, stacked_backend
 from sknn_resid.stacking._outer import GroupBackend, reaches_other_machines
+
+
+class SharedBackend(StackedBackend):
+    """What users get: calls that ask for several jobs share their fits out to processes."""
+
+    supports_inner_max_num_threads = True
+
+    def __init__(self, within: StackedBackend, max_stack: int | None, device: str | None) -> None:
+        super().__init__(within.rendezvous, within.nesting_level)
+        self._max_stack, self._device = max_stack, device
+        self._asked = threading.local()
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """The size of the stack: `BaggingClassifier` would fit in n_jobs loops.
+
+        It passes on to `Parallel` what it is told here, so what was asked for is kept for then.
+        """
+        self._asked.n_jobs = self.default_n_jobs if n_jobs is None else n_jobs
+        return super().effective_n_jobs(n_jobs)
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
+        """Hand over to processes, or to a backend of this one ``Parallel``."""
+        asked, self._asked.n_jobs = getattr(self._asked, "n_jobs", None), None
+        if asked is not None and n_jobs != self.default_n_jobs:
+            n_jobs = asked
+        processes = LokyBackend(
+            nesting_level=self.nesting_level, inner_max_num_threads=self.inner_max_num_threads
+        )
+        # default_n_jobs is what joblib makes of n_jobs=None.
+        if n_jobs != self.default_n_jobs and not self._stays_here(**options):
+            n_processes = processes.effective_n_jobs(n_jobs)
+            if n_processes > 1:
+                group = GroupBackend(processes, self._max_stack, self._device, n_processes)
+                raise FallbackToBackend(group)
+        return super().configure(n_jobs, parallel)
+
+    def _stays_here(
+        self, prefer: str | None = None, require: str | None = None, **unused: Any
+    ) -> bool:
+        if require == "sharedmem" or prefer == "threads":
+            return True
+        from sknn_resid._device import resolve_device
+
+        return self._device != "cpu" and resolve_device(self._device or "auto").type != "cpu"
+
+
+def shared_backend(
+    max_stack: int | None = None, device: str | None = None, nesting_level: int | None = None
+) -> StackedBackend:
+    """What ``joblib.parallel_config(backend="stacked", max_stack=..., device=...)`` makes.
+
+    See Also
+    --------
+    sknn_resid.stacking._backend.stacked_backend : The same, in this process whatever ``n_jobs``.
+    """
+    within = stacked_backend(max_stack, device, nesting_level)
+    if current_meeting() is not None:  # inside a task of one already
+        return within
+    return SharedBackend(within, max_stack, device)
 
 
 @contextmanager
@@ -41,9 +103,13 @@ def stacked(max_stack: int | None = None, device: str | None = None) -> Iterator
 
     Notes
     -----
-    ``n_jobs`` is ignored inside, but for what scikit-learn itself makes of it: with ``n_jobs=1``,
-    `BaggingClassifier` and `RFECV` fit in a loop, so leave it out there. An integer
-    ``pre_dispatch`` caps the stack. Times in ``cv_results_`` include waiting for the others.
+    ``n_jobs=2`` of a search inside (or ``-1``, or that of ``joblib.parallel_config``) shares its
+    fits out to as many processes, as it always does, and each of them trains its share as one
+    program. Without it everything stays in this process, and so it does where there is an
+    accelerator (unless ``device="cpu"`` says that it is not used): processes would fight for it.
+    With ``n_jobs=1``, scikit-learn's `BaggingClassifier` and `RFECV` fit in a loop, so leave it out
+    there. An integer ``pre_dispatch`` caps the stack. Times in ``cv_results_`` include waiting for
+    the others.
 
     Under ``parallel_config(backend="dask")``, or ``"ray"``, that backend stays: each of its workers
     gets groups of fits and trains each group together.
@@ -70,6 +136,8 @@ def stacked(max_stack: int | None = None, device: str | None = None) -> Iterator
     elif reaches_other_machines(around):
         backend = GroupBackend(around, max_stack, device)
     else:
-        backend = stacked_backend(max_stack, device)
+        backend = shared_backend(max_stack, device)
+        if isinstance(around, LokyBackend):
+            backend.inner_max_num_threads = around.inner_max_num_threads
     with joblib.parallel_config(backend=backend), attending(current_meeting(), device):
         yield

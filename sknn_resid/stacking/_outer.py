@@ -1,28 +1,35 @@
-"""Groups of tasks for the workers of another joblib backend (dask, ray), each stacked there.
+"""Groups of tasks for the workers of another joblib backend, each stacked there.
 
+The workers are those of dask or ray, or processes of this machine where ``n_jobs`` asks for them.
 Such a backend runs the tasks of a batch one after another, so nothing would meet. Here tasks are
 collected until joblib has dispatched all it dispatches at first, cut into one group a worker, and
 each group is one task of the outer backend: on its worker it is a call of ``Parallel`` of its own,
 under the backend "stacked". A group's results come back together and are handed to joblib task by
 task; what joblib dispatches then is collected again.
+
+Warnings come back with the results and are given out where the call was made, as if the fit had
+been there. (joblib leaves them on the worker's stderr.)
 """
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 import joblib
-from joblib.parallel import BatchedCalls, ParallelBackendBase, SequentialBackend
+from joblib.parallel import BatchedCalls, LokyBackend, ParallelBackendBase, SequentialBackend
 
-from sknn_resid.stacking._backend import MAX_STACK, stacked_backend
+from sknn_resid.stacking._backend import MAX_STACK, CallBackend, stacked_backend
+from sknn_resid.stacking._summary import Member, Unconverged
 from sknn_resid.stacking._terms import Failure
 
 Items = list[tuple[Any, tuple[Any, ...], dict[str, Any]]]
+Collected = tuple[Items, Callable[[Any], Any], Member | None]
 
 # Warnings and the turn belong to a process: a worker with several threads takes one group at a
 # time. (Each uses all the cores that the worker has.)
@@ -45,21 +52,30 @@ class GroupBackend(ParallelBackendBase):
         Largest group; None for 256.
     device : str or None
         Device that the workers' fits use; it must be there on the workers.
+    n_processes : int or None
+        Workers to ask the outer backend for; None for all that it has.
     """
 
     supports_retrieve_callback = True
 
     def __init__(
-        self, outer: ParallelBackendBase, max_stack: int | None, device: str | None
+        self,
+        outer: ParallelBackendBase,
+        max_stack: int | None,
+        device: str | None,
+        n_processes: int | None = None,
     ) -> None:
         super().__init__(nesting_level=outer.nesting_level)
         self._outer = outer
+        self._n_processes = n_processes
         self._largest = MAX_STACK if max_stack is None else max_stack
         self._device = device
         self._n_workers = 1
         self._lock = threading.RLock()
-        self._collected: list[tuple[Items, Callable[[Any], Any]]] = []
+        self._collected: list[Collected] = []
         self._collecting = False
+        self._unconverged = Unconverged()
+        self._warnings: list[Warned] = []
         self.default_n_jobs = -1
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
@@ -71,6 +87,8 @@ class GroupBackend(ParallelBackendBase):
         return self._n_workers * self._largest
 
     def _count_workers(self) -> int:
+        if self._n_processes is not None:
+            return self._n_processes
         client = getattr(self._outer, "client", None)
         if client is not None and hasattr(client, "ncores"):  # dask: processes, not threads
             self._outer.effective_n_jobs(n_jobs=-1)  # waits for the first worker
@@ -79,7 +97,8 @@ class GroupBackend(ParallelBackendBase):
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         self.parallel = parallel
-        self._outer.configure(n_jobs=-1, parallel=parallel, **options)
+        n_workers = -1 if self._n_processes is None else self._n_processes
+        self._outer.configure(n_jobs=n_workers, parallel=parallel, **options)
         return self.effective_n_jobs(n_jobs)
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, None]:
@@ -88,13 +107,14 @@ class GroupBackend(ParallelBackendBase):
 
     def start_call(self) -> None:
         self._collected, self._collecting = [], True
+        self._unconverged.begin_call()
         if hasattr(self._outer, "start_call"):
             self._outer.start_call()
 
     def submit(self, func: Any, callback: Callable[[Any], Any] | None = None) -> Any:
         assert callback is not None
         with self._lock:
-            self._collected.append((func.items, callback))
+            self._collected.append((func.items, callback, self._unconverged.member(func.items)))
             if not self._collecting:
                 self._send()
         return None
@@ -106,6 +126,7 @@ class GroupBackend(ParallelBackendBase):
             self._send()
         with self._outer.retrieval_context():
             yield
+        self._give_warnings()
 
     def _send(self) -> None:
         """Submit what was collected, in groups of equal size; under the lock."""
@@ -118,10 +139,12 @@ class GroupBackend(ParallelBackendBase):
         for first, stop in pairwise(bounds):
             self._send_group(tasks[first:stop])
 
-    def _send_group(self, tasks: Sequence[tuple[Items, Callable[[Any], Any]]]) -> None:
-        plan, objects = _flatten([items for items, _ in tasks], self._largest, self._device)
-        callbacks = [callback for _, callback in tasks]
-        batch = BatchedCalls([(run_group, (plan, *objects), {})], (SequentialBackend(0), 1))
+    def _send_group(self, tasks: Sequence[Collected]) -> None:
+        plan, objects = _flatten([items for items, _, _ in tasks], self._largest, self._device)
+        callbacks = [callback for _, callback, _ in tasks]
+        batch = BatchedCalls(
+            [(run_group, (plan, *objects), {})], (SequentialBackend(0), 1), self._before_pickling()
+        )
         told = threading.Lock()
 
         def tell(outcomes: Sequence[Any]) -> None:
@@ -139,10 +162,13 @@ class GroupBackend(ParallelBackendBase):
 
         def arrived(out: Any) -> None:
             try:
-                (outcomes,) = self._outer.retrieve_result_callback(out)
+                (returned,) = self._outer.retrieve_result_callback(out)
             except BaseException as error:
-                outcomes = [Failure(error)] * len(callbacks)
-            tell(outcomes)
+                tell([Failure(error)] * len(callbacks))
+                return
+            for (_, _, member), one in zip(tasks, returned, strict=True):
+                self._note(member, one)
+            tell([one.outcome for one in returned])
 
         def lost(future: Any) -> None:
             # dask's backend keeps an error that no task raised (a worker that died) in the future
@@ -155,6 +181,29 @@ class GroupBackend(ParallelBackendBase):
         if hasattr(future, "add_done_callback"):
             future.add_done_callback(lost)
 
+    def _before_pickling(self) -> Callable[[], None] | None:
+        """What joblib's processes need: the folder in which large arrays of this call are shared.
+
+        joblib does this itself, but only where the backend it was given is its own.
+        """
+        if not isinstance(self._outer, LokyBackend):
+            return None
+        outer, call = self._outer, self.parallel._id
+        return lambda: outer._workers._temp_folder_manager.set_current_context(call)
+
+    def _note(self, member: Member | None, returned: Returned) -> None:
+        with self._lock:
+            self._warnings += returned.warnings
+            if member is not None and returned.ended_early:
+                self._unconverged.note(member)
+
+    def _give_warnings(self) -> None:
+        """In the thread of the call: only there they meet its filters and its records."""
+        with self._lock:
+            told, self._warnings = self._warnings, []
+        for one in told:
+            one.give()
+
     def retrieve_result_callback(self, out: Any) -> Any:
         if isinstance(out, Failure):
             raise out.error
@@ -162,7 +211,8 @@ class GroupBackend(ParallelBackendBase):
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         with self._lock:
-            self._collected = []
+            self._collected, self._warnings = [], []
+            self._unconverged = Unconverged()
         self._outer.abort_everything(ensure_ready=ensure_ready)
 
     def stop_call(self) -> None:
@@ -171,6 +221,30 @@ class GroupBackend(ParallelBackendBase):
 
     def terminate(self) -> None:
         self._outer.terminate()
+        self._unconverged.warn()
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning on its way back; its text, because an instance need not be picklable."""
+
+    text: str
+    category: type[Warning]
+    filename: str
+    lineno: int
+
+    def give(self) -> None:
+        """Warn here as there."""
+        warnings.warn_explicit(self.text, self.category, self.filename, self.lineno)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What comes back of a task: what its calls returned, what they warned of."""
+
+    outcome: list[Any]
+    warnings: list[Warned]
+    ended_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,29 +282,53 @@ def _flatten(
     return _Plan(tasks, max_stack, device), objects
 
 
-def run_group(plan: _Plan, *objects: Any) -> list[list[Any]]:
+def run_group(plan: _Plan, *objects: Any) -> list[Returned]:
     """Run a group of tasks under the backend "stacked"; on the worker.
 
     Returns
     -------
-    list of list
-        What each task returned.
+    list of Returned
+        For each task.
     """
     functions = [
         joblib.delayed(_run_task)(
             [
                 (objects[f], [objects[a] for a in args], {k: objects[v] for k, v in kwargs.items()})
                 for f, args, kwargs in task
-            ]
+            ],
+            place,
         )
-        for task in plan.tasks
+        for place, task in enumerate(plan.tasks)
     ]
-    backend = stacked_backend(max(2, plan.max_stack), plan.device)
+    unconverged = _ByPlace()
+    rendezvous = stacked_backend(max(2, plan.max_stack), plan.device).rendezvous
+    backend = CallBackend(rendezvous, nesting_level=0, unconverged=unconverged)
     with _ONE_GROUP_A_PROCESS:
         parallel = joblib.Parallel(backend=backend, n_jobs=-1, pre_dispatch="all")
-        results: list[list[Any]] = parallel(functions)
-    return results
+        results: list[Returned] = parallel(functions)
+    return [
+        replace(one, ended_early=place in unconverged.places) for place, one in enumerate(results)
+    ]
 
 
-def _run_task(items: Items) -> list[Any]:
-    return [f(*args, **kwargs) for f, args, kwargs in items]
+class _ByPlace(Unconverged):
+    """Which tasks of a group held networks that had not converged; their caller says it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: set[int] = set()
+
+    def member(self, items: Items) -> Member:
+        _, (_, place), _ = items[0]
+        return Member(None, "", place)
+
+    def note(self, member: Member) -> None:
+        self.places.add(member.fold)
+
+
+def _run_task(items: Items, place: int) -> Returned:
+    # The rendezvous gives each task warnings of its own, so this records only what it says.
+    with warnings.catch_warnings(record=True) as log:
+        outcome = [f(*args, **kwargs) for f, args, kwargs in items]
+    told = [Warned(str(w.message), w.category, w.filename, w.lineno) for w in log]
+    return Returned(outcome, told)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from sknn_resid.engine import activations, losses
 from sknn_resid.engine.data import TrainingData
 from sknn_resid.engine.job import TrainJob
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import Layout
 from sknn_resid.engine.schedules import Schedule
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind, OptimizerSpec, TrainSpec
 from sknn_resid.engine.stack import Stack, new_member

@@ -32,7 +32,7 @@ from engine.builders import (
 )
 
 from sknn_resid.engine import kernels, lbfgs, slots
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import Layout
 from sknn_resid.engine.spec import OptimizerKind
 
 DIFFERENCES, AUTOGRAD = 1e-7, 1e-11

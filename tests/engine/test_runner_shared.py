@@ -25,7 +25,7 @@ from sknn_resid.engine import runner
 from sknn_resid.engine.alike import DistinctArrays, likenesses
 from sknn_resid.engine.data import TrainingData, ValidationData
 from sknn_resid.engine.history import Resume, StopReason
-from sknn_resid.engine.network import Layout
+from sknn_resid.engine.layout import Layout
 from sknn_resid.engine.plan import plan_stacks
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.schedules import Adaptive, Cosine, InverseScaling, Schedule

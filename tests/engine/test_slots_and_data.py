@@ -16,8 +16,8 @@ from sklearn.utils import gen_batches
 from sknn_resid.engine import slots
 from sknn_resid.engine.activations import Identity, Relu
 from sknn_resid.engine.data import RowOrder, TrainingData, as_tensor, row_chunks, row_major
+from sknn_resid.engine.layout import Layout
 from sknn_resid.engine.losses import Poisson, SoftmaxCrossEntropy, SquaredError
-from sknn_resid.engine.network import Layout
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.slots import (
     SlotBank,

@@ -20,13 +20,13 @@ from sknn_resid.engine.activations import Gelu, Relu, Tanh
 from sknn_resid.engine.data import TrainingData, ValidationData
 from sknn_resid.engine.history import StopReason
 from sknn_resid.engine.job import TrainJob
+from sknn_resid.engine.layout import Layout
 from sknn_resid.engine.losses import (
     BinaryCrossEntropy,
     Poisson,
     SoftmaxCrossEntropy,
     SquaredError,
 )
-from sknn_resid.engine.network import Layout
 from sknn_resid.engine.runner import run_jobs
 from sknn_resid.engine.schedules import Adaptive, Cosine, InverseScaling, OneCycle, Schedule
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind, OptimizerSpec, TrainSpec

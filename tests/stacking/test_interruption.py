@@ -98,6 +98,12 @@ PROGRAMS = {
                 GridSearchCV(for_hours, grid, cv=2).fit(X, y)
         main(program)
     """,
+    "processes": """
+        def program():
+            print("training", flush=True)
+            GridSearchCV(for_hours, grid, cv=2, n_jobs=2).fit(X, y)
+        main(program)
+    """,
     "two kinds of tasks": """
         def outer(i):
             if i == 0:

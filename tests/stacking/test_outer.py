@@ -11,6 +11,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from stacking.programs import X, arrays, net, networks, piped, run, y
 
 from sknn_resid import stacked
+from sknn_resid.stacking._backend import StackedBackend
 from sknn_resid.stacking._outer import GroupBackend
 
 distributed = pytest.importorskip("distributed", reason="needs the extra 'distributed'")
@@ -155,4 +156,4 @@ def test_backends_of_this_machine_are_replaced():
         with joblib.parallel_config(backend=name), stacked():
             assert joblib.Parallel()(joblib.delayed(abs)(-s) for s in range(3)) == [0, 1, 2]
             backend, _ = joblib.parallel.get_active_backend()
-            assert type(backend).__name__ == "StackedBackend"
+            assert isinstance(backend, StackedBackend)

@@ -1,0 +1,61 @@
+"""A trained image network: arrays and numbers only, from which each call makes what it needs.
+
+No module, no graph and no device memory is kept, so it pickles small, loads anywhere, and one
+object predicts from many threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sknn_resid.engine.image_data import Images, Scaling
+from sknn_resid.engine.image_evaluation import forward_chunks
+from sknn_resid.engine.resnet import ResNet, load_arrays
+from sknn_resid.engine.resnet_spec import ResNetSpec
+
+
+@dataclass(frozen=True, eq=False)
+class FittedImages:
+    """A network by its spec, its arrays and the scaling of its pixels.
+
+    Attributes
+    ----------
+    spec : ResNetSpec
+    arrays : mapping of str to ndarray
+        By torchvision's names.
+    scaling : Scaling
+    dtype : torch.dtype
+    product_dtype : torch.dtype or None
+        Of the convolutions, where not ``dtype``.
+    """
+
+    spec: ResNetSpec
+    arrays: Mapping[str, np.ndarray]
+    scaling: Scaling
+    dtype: torch.dtype
+    product_dtype: torch.dtype | None = None
+
+    def outputs(self, images: Images, stage: str = "fc") -> np.ndarray:
+        """What the network holds after a stage for every image, (n, K); maps by their mean.
+
+        Parameters
+        ----------
+        images : Images
+            On the device that is to compute.
+        stage : str
+            One of ``spec.feature_names``.
+        """
+        module = ResNet(self.spec, self.dtype, images.device)
+        load_arrays(module, self.arrays)
+        module.eval()
+        parts = []
+        rows = np.arange(images.n_rows)
+        for _, part in forward_chunks(
+            module, images, rows, self.scaling, stage=stage, product_dtype=self.product_dtype
+        ):
+            parts.append((part.mean((2, 3)) if part.ndim == 4 else part).cpu().numpy())
+        return np.concatenate(parts)

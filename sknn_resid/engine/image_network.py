@@ -1,0 +1,91 @@
+"""A convolutional network in the engine's form: one flat buffer of parameters, one of gradients.
+
+So update rules, averages and kept weights are those of every other network. Derivatives come from
+autograd, whose convolutions are the libraries' own; there is one model, M = 1. Weights come first,
+then what is never decayed: normalizations and biases. A convolution's weights lie in the buffer as
+(out, height, width, in), which is what torch calls ``channels_last``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sknn_resid.engine.resnet import ResNet, load_arrays, to_arrays
+from sknn_resid.engine.resnet_spec import ResNetSpec
+
+
+@dataclass(frozen=True)
+class FlatLayout:
+    """How many of the flat parameters are weights, which decay, and how many there are."""
+
+    n_weights: int
+    n_params: int
+
+
+class FlatNetwork:
+    """A module whose parameters are views of ``params_MP``, and their gradients of ``grads_MP``.
+
+    Parameters
+    ----------
+    module : ResNet
+        Its parameters are moved into the buffer.
+
+    Attributes
+    ----------
+    module : ResNet
+    params_MP, grads_MP : Tensor of shape (1, P)
+    layout : FlatLayout
+    """
+
+    def __init__(self, module: ResNet) -> None:
+        self.module = module
+        named = sorted(module.named_parameters(), key=lambda item: item[1].ndim == 1)
+        n_weights = sum(p.numel() for _, p in named if p.ndim > 1)
+        n_params = sum(p.numel() for _, p in named)
+        self.layout = FlatLayout(n_weights, n_params)
+        first = named[0][1]
+        self.params_MP = torch.zeros((1, n_params), dtype=first.dtype, device=first.device)
+        self.grads_MP = torch.zeros_like(self.params_MP)
+        start = 0
+        for _, parameter in named:
+            stop = start + parameter.numel()
+            view = _shaped(self.params_MP[0, start:stop], parameter)
+            view.copy_(parameter.detach())
+            parameter.data = view
+            parameter.grad = _shaped(self.grads_MP[0, start:stop], parameter)
+            start = stop
+
+    @property
+    def device(self) -> torch.device:
+        return self.params_MP.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.params_MP.dtype
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Parameters and statistics by torchvision's names, as arrays of their own."""
+        return to_arrays(self.module)
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Copy parameters and statistics in."""
+        load_arrays(self.module, arrays)
+
+
+def _shaped(flat_P: Tensor, parameter: Tensor) -> Tensor:
+    """A view of flat memory in the shape of a parameter, convolutions in ``channels_last``."""
+    if parameter.ndim != 4:
+        return flat_P.view(parameter.shape)
+    out, c, h, w = parameter.shape
+    return flat_P.view(out, h, w, c).permute(0, 3, 1, 2)
+
+
+def flops_per_step(spec: ResNetSpec, shape: tuple[int, int, int], n_rows: int) -> float:
+    """Operations of a step: forward and twice as many backward, two a multiplication."""
+    height, width, _ = shape
+    return 6.0 * n_rows * spec.multiplications(height, width)

@@ -1,0 +1,216 @@
+"""One training step of an image network: a batch becomes a gradient, the gradient an update.
+
+Objective of a batch: sum_b r_b l(z_b, y_b), r = w / sum w, l the cross-entropy of softmax with
+smoothed labels. With mixup, row b is q x_b + (1 - q) x_b', its losses q r_b l(z_b, y_b) +
+(1 - q) r_b' l(z_b, y_b'), and its weight in the batch statistics q r_b + (1 - q) r_b'.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sknn_resid.engine.averaging import StackAverage
+from sknn_resid.engine.image_augment import Changes, change
+from sknn_resid.engine.image_data import ImageSet, Scaling, part_slices
+from sknn_resid.engine.image_network import FlatNetwork
+from sknn_resid.engine.image_spec import ImageTrainSpec
+from sknn_resid.engine.optimizers import StackOptimizer
+from sknn_resid.engine.spec import OptimizerKind
+
+FIRST_LOSS_SCALE = 2.0**16
+LOSS_SCALE_DOUBLES_AFTER = 2000  # steps without an overflow
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Rows of one step.
+
+    Attributes
+    ----------
+    rows : ndarray of int64
+        Rows of the set's images.
+    changes : Changes or None
+        What augmentation drew for them.
+    mix : float
+        Mixup's q; 1 does not mix.
+    """
+
+    rows: np.ndarray
+    changes: Changes | None
+    mix: float
+
+
+class LossScale:
+    """A factor of the loss that keeps gradients of float16 above its smallest number.
+
+    It halves when a gradient overflows (the step then counts as one of gradient zero) and doubles
+    after 2,000 steps without. All of it stays on the device: no step waits for a number.
+    Micikevicius et al. (2018), Mixed precision training, section 3.2.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.state = torch.tensor([FIRST_LOSS_SCALE, 0.0], device=device)  # factor, steps without
+
+    def unscale_(self, grads: Tensor) -> None:
+        """Divide the gradient by the factor, in place, and move the factor."""
+        factor, good = self.state
+        grads.div_(factor)
+        finite = grads.isfinite().all()
+        torch.where(finite, grads, torch.zeros_like(grads), out=grads)
+        grown = good + 1 >= LOSS_SCALE_DOUBLES_AFTER
+        up = torch.where(grown, factor * 2, factor)
+        count = torch.where(finite & ~grown, good + 1, torch.zeros_like(good))
+        self.state = torch.stack([torch.where(finite, up, factor / 2), count])
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Convolutions in ``dtype``; None leaves everything as it is."""
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device's memory did not suffice; CPU and MPS say so in words only."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(t in str(error) for t in ("not enough memory", "out of memory", "can't allocate"))
+    )
+
+
+class Stepper:
+    """Steps of one network.
+
+    Parameters
+    ----------
+    network : FlatNetwork
+    data : ImageSet
+    scaling : Scaling
+    spec : ImageTrainSpec
+    optimizer : StackOptimizer
+    average : StackAverage or None
+    generator : torch.Generator
+        Draws the blocks that drop path leaves out.
+
+    Attributes
+    ----------
+    n_parts : int
+        Parts that a batch is computed in; grows when memory runs out.
+    loss_scale : LossScale or None
+    """
+
+    def __init__(
+        self,
+        network: FlatNetwork,
+        data: ImageSet,
+        scaling: Scaling,
+        spec: ImageTrainSpec,
+        optimizer: StackOptimizer,
+        average: StackAverage | None,
+        generator: torch.Generator,
+    ) -> None:
+        self._network, self._data, self._spec = network, data, spec
+        self._optimizer, self._average, self._generator = optimizer, average, generator
+        self._scale = scaling.bind(network.dtype, network.device)
+        self._codes = torch.from_numpy(data.codes).to(network.device)
+        self._forward: Callable[..., Tensor] = network.module
+        if spec.compile:
+            self._forward = torch.compile(network.module)
+        self.n_parts = spec.n_parts
+        half = spec.autocast is torch.float16
+        self.loss_scale = LossScale(network.device) if half else None
+
+    def step(self, batch: Batch, rate: float) -> Tensor:
+        """Update the network; the loss of the batch, as a tensor of shape ()."""
+        loss = self._gradient(batch)
+        network, train = self._network, self._spec.train
+        grads, n_weights = network.grads_MP, network.layout.n_weights
+        if self.loss_scale is not None:
+            self.loss_scale.unscale_(grads)
+        if train.penalty > 0 and train.optimizer.kind is not OptimizerKind.ADAMW:
+            grads[:, :n_weights].add_(network.params_MP[:, :n_weights], alpha=train.penalty)
+        if train.clip_norm is not None:
+            grads.mul_((train.clip_norm / grads.norm()).clamp_max(1.0))
+        self._optimizer.step([rate], None)
+        if self._average is not None:
+            self._average.update(None)
+        return loss
+
+    def _gradient(self, batch: Batch) -> Tensor:
+        """The gradient of the batch's loss, in as many parts as memory asks for."""
+        while True:
+            loss = self._attempt(batch)
+            if loss is not None:
+                return loss
+            self._more_parts(len(batch.rows))
+
+    def _attempt(self, batch: Batch) -> Tensor | None:
+        """None where memory ran out; what it held is free by the time this returns."""
+        self._network.grads_MP.zero_()
+        try:
+            parts = list(part_slices(len(batch.rows), self.n_parts))
+            return torch.stack([self._part(batch, part) for part in parts]).sum()
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or self._rows_of_part(len(batch.rows)) < 4:
+                raise
+            return None
+
+    def _rows_of_part(self, n_rows: int) -> int:
+        return min(part.stop - part.start for part in part_slices(n_rows, self.n_parts))
+
+    def _more_parts(self, n_rows: int) -> None:
+        before = self._rows_of_part(n_rows)
+        self.n_parts = 2 * max(1, min(self.n_parts, n_rows // 2))
+        if self._network.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"batch_size: a step of {before} images does not fit the memory of "
+            f"{self._network.device}. From here on it is computed in parts of about "
+            f"{self._rows_of_part(n_rows)} and the gradients are added up; batch statistics are "
+            "those of the parts. Lower batch_size, or set accumulate_steps, to choose so yourself.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+    def _part(self, batch: Batch, part: slice) -> Tensor:
+        """Add a part's gradient; its share of the batch's loss, detached."""
+        device, dtype = self._network.device, self._network.dtype
+        w_all = self._data.row_weights(batch.rows)
+        w = w_all[part]
+        if not w.any():
+            return torch.zeros((), dtype=dtype, device=device)
+        rows = batch.rows[part]
+        x_BHWC = self._scale(self._data.images.gather(rows))
+        if batch.changes is not None:
+            index = torch.arange(part.start, part.stop, device=device)
+            x_BHWC = change(self._spec.augmentation, x_BHWC, batch.changes.at(index))
+        y_B = self._codes[torch.from_numpy(rows).to(device)]
+        r_B = torch.from_numpy(w / w_all.sum()).to(device=device, dtype=dtype)
+        equal = bool((w == w[0]).all())
+        statistics_B = None if equal else r_B
+        q = batch.mix
+        if q < 1:
+            x_BHWC = torch.lerp(x_BHWC.flip(0), x_BHWC, q)
+            statistics_B = None if equal else torch.lerp(r_B.flip(0), r_B, q)
+        keep_LB = self._network.module.draw_keep(len(rows), self._generator)
+        with autocast(device, self._spec.autocast):
+            z_BK = self._forward(x_BHWC.permute(0, 3, 1, 2), statistics_B, keep_LB)
+        z_BK = z_BK.to(dtype)
+        loss = q * self._loss(z_BK, y_B, r_B)
+        if q < 1:
+            loss = loss + (1 - q) * self._loss(z_BK, y_B.flip(0), r_B.flip(0))
+        factor = 1.0 if self.loss_scale is None else self.loss_scale.state[0]
+        (loss * factor).backward()
+        return loss.detach()
+
+    def _loss(self, z_BK: Tensor, y_B: Tensor, r_B: Tensor) -> Tensor:
+        smoothing = self._spec.train.label_smoothing
+        return r_B @ cross_entropy(z_BK, y_B, reduction="none", label_smoothing=smoothing)
