@@ -53,7 +53,7 @@ class Problem:
 
     @property
     def mean(self) -> np.ndarray | None:
-        """Weighted means of the shifted columns; None for a wide problem, which has them shifted."""
+        """Weighted means of the shifted columns; None for a wide problem: shifted by them."""
         if self.quick is not None:
             return self.quick.mean
         return None if self.decomposition is None else self.decomposition.system.mean[0]

@@ -317,9 +317,7 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
         cross = dot(np.array(two_sum(x, step)), a[None, None], 3)
         variance = dot(cross, a[None], 3)
         terms = np.abs(C) @ np.abs(a)
-        lost = max(
-            _ratio(terms[1:], cross[0, 1:]), _ratio(terms @ np.abs(a)[:, None], variance[0])
-        )
+        lost = max(_ratio(terms[1:], cross[0, 1:]), _ratio(terms @ np.abs(a)[:, None], variance[0]))
     if not (np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost)):
         return None
     if cross is not None and variance is not None:
