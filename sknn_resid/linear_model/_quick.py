@@ -100,7 +100,12 @@ class Quick:
         return compress(terms, 2)[0]
 
     def certain(
-        self, x: np.ndarray, remainder: np.ndarray, f: np.ndarray | float, last: float = LAST
+        self,
+        x: np.ndarray,
+        remainder: np.ndarray,
+        f: np.ndarray | float,
+        last: float,
+        reference: np.ndarray,
     ) -> bool:
         """Whether what one step leaves is below the last bit of every entry.
 
@@ -109,21 +114,22 @@ class Quick:
         x, remainder : ndarray of shape (q, m)
             In scaled coordinates.
         f : ndarray of shape (n_directions, m), or 1.0
-        last : float, default=2**-58
-            Relative error of an entry that is allowed.
+        last : float
+            Error of an entry that is allowed, relative to ``reference``.
+        reference : ndarray of shape (q, m)
+            ``|x|``, or the size of what an entry is a part of.
         """
         norms = (self.norms / self.scale)[:, None]
         B = np.abs(self.basis)
         spread = B @ (f * (B.T @ norms))  # |M| norms: all errors are bounded by their multiples
         q = len(norms)
-        size = np.abs(x)
-        terms = norms.T @ size
+        terms = norms.T @ np.abs(x)
         left = RATE * q * ((1.0 / norms).T @ np.abs(remainder))
         if self.strict:
             left += 2.0 ** (6.0 - self.sums.precision) * q * terms
         else:
-            size = np.maximum(size, SMALL * terms / norms)
-        return bool((spread * left <= last * size).all())
+            reference = np.maximum(reference, SMALL * terms / norms)
+        return bool((spread * left <= last * reference).all())
 
 
 def quicken(sums: Gram, fit_intercept: bool, needed: float, strict: bool) -> Quick | None:
@@ -264,9 +270,12 @@ def solve_quickly(
     words = np.array(two_sum(x, B @ (f * (B.T @ remainder))))
     user = (words / scale).transpose(0, 2, 1)
     b, c, lost = np.ascontiguousarray(user[:, :, own:]), np.zeros((1, len(alpha))), 1.0
+    reference = np.abs(x)
     if own:
         c, lost = _moved(user[:, :, 0], b, sums)
-    if not (np.isfinite(words).all() and quick.certain(x, remainder, f, LAST / lost)):
+        # That of the shifted columns is a part of the intercept, and near 0 by the choice of shift.
+        reference[0] = np.abs(c[0]) * scale[0]
+    if not (np.isfinite(words).all() and quick.certain(x, remainder, f, LAST / lost, reference)):
         return None
     # |y - A x|^2 = y'y - x'(g + alpha P x), because the equations hold.
     terms = [*sums.yy, *-dot(words.transpose(0, 2, 1), g.transpose(0, 2, 1), 2)]
@@ -310,22 +319,19 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
     remainder = quick.remainder([np.eye(len(x))], x, [])
     step = B @ (B.T @ remainder)
     C = x + step
-    lost, cross, variance = 1.0, None, None
+    scale, lost, reference, whole = quick.scale, 1.0, np.abs(C), C
     if quick.factor.fit_intercept and sums.shift.any():
         # The intercept of the columns as given: (1, -shift)' times that of the shifted ones.
-        a = np.concatenate([[1.0], -sums.shift]) / quick.scale
+        a = np.concatenate([[1.0], -sums.shift]) / scale
         cross = dot(np.array(two_sum(x, step)), a[None, None], 3)
         variance = dot(cross, a[None], 3)
         terms = np.abs(C) @ np.abs(a)
         lost = max(_ratio(terms[1:], cross[0, 1:]), _ratio(terms @ np.abs(a)[:, None], variance[0]))
-    if not (np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost)):
+        whole = C.copy()
+        whole[0] = cross[0] * scale[0]
+        whole[0, 0] = float(variance[0]) * scale[0] ** 2
+        reference[0] = reference[:, 0] = np.abs(whole[0])
+    if not (np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost, reference)):
         return None
-    if cross is not None and variance is not None:
-        C[0] = cross[0]
-        C[0, 0] = variance[0]
-        scale = quick.scale.copy()
-        scale[0] = 1.0
-    else:
-        scale = quick.scale
     # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
-    return (np.triu(C) + np.triu(C, 1).T) / scale / scale[:, None]
+    return (np.triu(whole) + np.triu(whole, 1).T) / scale / scale[:, None]
