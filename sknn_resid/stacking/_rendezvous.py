@@ -447,3 +447,7 @@ class Seat:
 
     def train(self, jobs: Sequence[TrainJob]) -> list[Outcome]:
         return self.rendezvous.train(self._task, jobs)
+
+    @property
+    def cancelled(self) -> bool:
+        return self._task.cancelled

@@ -127,3 +127,7 @@ class Apart:
         if self._task.cancelled:
             raise TaskCancelled
         return outcomes
+
+    @property
+    def cancelled(self) -> bool:
+        return self._task.cancelled
