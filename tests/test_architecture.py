@@ -120,6 +120,7 @@ FLOORS = {
     "neural_network._resnet_adopt": 43,
     "neural_network._resnet_persistence": 43,
     "neural_network._resnet_prediction": 44,
+    "neural_network._resnet_pretrained": 45,
     "neural_network._resnet_base": 53,
     # 40 to 45: raw tables as numbers
     "neural_network._objects": 40,
