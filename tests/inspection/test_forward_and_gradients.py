@@ -359,6 +359,52 @@ def test_low_precision_is_that_of_the_estimator(dtype):
         assert 0 < np.linalg.norm(a - b) < bound * np.linalg.norm(b)
 
 
+@pytest.mark.parametrize("embedding", [None, "periodic"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_low_precision_of_a_residual_network(dtype, embedding):
+    X, y, w = rows("multiclass")
+    settings = RESIDUAL_SGD | {"dtype": dtype, "numeric_embedding": embedding}
+    est = MLPResidualClassifier(skip="gated", activation="gelu", **settings)
+    own, exact = gradients(est, X, y, w), gradients(est, X, y, w, dtype="float64")
+    bound = {"float32": 1e-4, "bfloat16": 0.2}[dtype]
+    for a, b in [(own.X, exact.X), *zip(own.coefs, exact.coefs, strict=True)]:
+        assert a.dtype == np.float32
+        assert 0 < np.linalg.norm(a - b) < bound * np.linalg.norm(b)
+
+
+NO_RATE = {"learning_rate_init": 1e-300, "random_state": 7, "max_iter": 1}
+
+
+@pytest.mark.parametrize(
+    ("est", "kind"),
+    [
+        (MLPClassifier((6, 5), early_stopping=True, validation_fraction=0.3, **NO_RATE), "binary"),
+        (MLPRegressor(hidden_layer_sizes=(6,), activation="logistic", **NO_RATE), "reals"),
+        (MLPResidualClassifier(hidden_learning_rate=1e-300, **NO_RATE), "multiclass"),
+        (
+            MLPResidualRegressor(
+                hidden_learning_rate=1e-300,
+                init="orthogonal",
+                embedding_scale=(1.0, 0.3),
+                n_estimators=4,
+                **NO_RATE,
+            ),
+            "real",
+        ),
+    ],
+    ids=["mlp", "logistic", "residual", "groups"],
+)
+def test_what_is_not_fitted_is_shown_as_fit_begins(est, kind):
+    """A fit whose steps are too small to move any weight but 0 ends where it began."""
+    X, y, w = rows(kind)
+    member = 0 if isinstance(est, MLPClassifier | MLPRegressor) else 3
+    start = open_network(est, X, y, w, member=member).run().parameters
+    end = open_network(fitted(est, X, y, w), X, member=member).run().parameters
+    assert start.keys() == end.keys()
+    for name, array in start.items():
+        np.testing.assert_allclose(array, end[name], rtol=0, atol=1e-290, err_msg=name)
+
+
 # -- pipelines -----------------------------------------------------------------------------------
 
 
