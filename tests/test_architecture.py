@@ -195,10 +195,16 @@ FLOORS = {
     "inspection._passes": 72,
     "inspection._network": 73,
     "inspection._trace": 74,
+    "inspection._gradient_flow": 74,
+    "inspection._jacobian": 74,
+    "inspection._diagnosis": 75,
+    "inspection._gradient_flow_display": 75,
+    "inspection._activation_display": 75,
+    "inspection._loss_curve_display": 73,
     "inspection._ridge_path_display": 73,
     "inspection._shrinkage_display": 73,
     "inspection._variance_display": 73,
-    "inspection": 75,
+    "inspection": 76,
     "": 80,
 }
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from sknn_resid.engine.image_data import Images, Scaling
-from sknn_resid.engine.image_evaluation import forward_chunks
+from sknn_resid.engine.image_evaluation import forward_chunks, rows_at_once
 from sknn_resid.engine.resnet import ResNet, load_arrays
+from sknn_resid.engine.resnet_inference import InferenceNetwork
 from sknn_resid.engine.resnet_spec import ResNetSpec
 
 
@@ -49,13 +50,21 @@ class FittedImages:
         stage : str
             One of ``spec.feature_names``.
         """
-        module = ResNet(self.spec, self.dtype, images.device)
-        load_arrays(module, self.arrays)
-        module.eval()
+        network = self._bind(images)
         parts = []
         rows = np.arange(images.n_rows)
-        for _, part in forward_chunks(
-            module, images, rows, self.scaling, stage=stage, product_dtype=self.product_dtype
-        ):
+        for _, part in forward_chunks(network, images, rows, self.scaling, stage=stage):
             parts.append((part.mean((2, 3)) if part.ndim == 4 else part).cpu().numpy())
         return np.concatenate(parts)
+
+    def _bind(self, images: Images) -> InferenceNetwork:
+        """The network in the form that predicts, laid out for chunks of these images.
+
+        Made anew in each call (a tenth of a second for ResNet-50): the arrays are public, and what
+        they say counts.
+        """
+        module = ResNet(self.spec, self.dtype, images.device)
+        load_arrays(module, self.arrays)
+        height, width, _ = images.shape
+        n_rows = min(rows_at_once(module, images), images.n_rows)
+        return InferenceNetwork(module, self.product_dtype or self.dtype, (n_rows, height, width))

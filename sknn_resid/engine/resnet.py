@@ -178,6 +178,16 @@ class ResNet(nn.Module):
             self.norm = BatchNorm(spec.n_features, dtype, device)
         self.fc = Linear(spec.n_features, spec.n_outputs, dtype, device)
 
+    @property
+    def own_dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.fc.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.fc.weight.device
+
     # -- forward --------------------------------------------------------------------------------
 
     def forward(

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from engine.test_resnet import generator, imagenet, small, trained_looking
+from engine.test_resnet import generator, small, trained_looking
 
 from sknn_resid.engine import resnet_inference
 from sknn_resid.engine.resnet_inference import (
     InferenceNetwork,
-    batch_rows,
     fuses,
     mean_probabilities,
     views_of,
@@ -145,15 +144,6 @@ def test_unknown_stage():
     network = InferenceNetwork(trained_looking(small()))
     with pytest.raises(ValueError, match=r"stage: must be one of .*'layer3'.*got 'layer4'"):
         network.features(images(), "layer4")
-
-
-def test_bytes_of_a_batch():
-    spec = imagenet(50)
-    # 112 x 112 x 64 after the stem, 56 x 56 x 256 after layer 1: some 10 MB an image
-    assert 4 <= batch_rows(spec, 224, 224, 4) <= 20
-    assert batch_rows(spec, 224, 224, 2) in (2 * batch_rows(spec, 224, 224, 4) + np.arange(2))
-    assert batch_rows(spec, 5000, 5000, 4) == 1
-    assert batch_rows(small(), 8, 8, 4) > 1000
 
 
 # -- views --------------------------------------------------------------------------------------
