@@ -120,6 +120,7 @@ FLOORS = {
     "neural_network._resnet_adopt": 43,
     "neural_network._resnet_persistence": 43,
     "neural_network._resnet_prediction": 44,
+    "neural_network._resnet_pretrained": 45,
     "neural_network._resnet_base": 53,
     # 40 to 45: raw tables as numbers
     "neural_network._objects": 40,
@@ -144,6 +145,7 @@ FLOORS = {
     # The linear models' own ground: formulas, tables; then the fitted state and the one path to it
     "linear_model._inference": 40,
     "linear_model._summary": 40,
+    "linear_model._refined": 49,
     "linear_model._rows": 50,
     "linear_model._fitted": 50,
     "linear_model._accelerator": 51,
@@ -184,9 +186,10 @@ FLOORS = {
     "linear_model._refine": 44,
     "linear_model._filters": 44,
     "linear_model._loo": 45,
-    "linear_model._problem": 45,
-    "linear_model._covariances": 46,
-    "linear_model._least_squares": 47,
+    "linear_model._quick": 45,
+    "linear_model._problem": 46,
+    "linear_model._covariances": 47,
+    "linear_model._least_squares": 48,
     # 70: the public names
     "neural_network": 70,
     "linear_model": 70,
