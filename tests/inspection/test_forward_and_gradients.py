@@ -16,6 +16,7 @@ import torch
 from sklearn import neural_network as theirs
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -520,6 +521,15 @@ def test_what_is_no_network_is_refused(est):
         gradients(est, X, y)
     with pytest.raises(TypeError, match="is not a network of sknn_resid"):
         forward_trace(est, X)
+
+
+def test_a_search_is_told_to_pass_its_estimator():
+    X, y, _ = rows("binary")
+    search = GridSearchCV(MLPClassifier((2,), max_iter=1), {"alpha": [0.1, 1.0]}, cv=2)
+    search = fitted(search, X, y)
+    with pytest.raises(TypeError, match="Pass its best_estimator_"):
+        gradients(search, X, y)
+    assert gradients(search.best_estimator_, X, y).loss > 0
 
 
 def test_errors_name_what_is_wrong():
