@@ -35,19 +35,22 @@ DEAD_ABOVE = 0.1
 
 _HELP = {
     "vanishing": (
-        "residual connections (MLPResidualClassifier, MLPResidualRegressor with skip='identity'); "
-        "normalization='batch' or 'layer'; initial weights that fit the activation (init='he' for "
-        "relu, 'glorot' or 'orthogonal' for tanh, 'lecun' for selu); relu or tanh in place of "
-        "logistic; scaled columns (StandardScaler), if they are tiny"
+        "residual connections (MLPResidualClassifier, MLPResidualRegressor with skip='identity'; "
+        "ResNetClassifier with shortcut='auto'); normalization='batch' or 'layer'; initial weights "
+        "that fit the activation (init='he' for relu, 'glorot' or 'orthogonal' for tanh, 'lecun' "
+        "for selu); relu or tanh in place of logistic; scaled columns (StandardScaler), if they "
+        "are tiny"
     ),
     "exploding": (
-        "residual connections with normalization='batch' or 'layer'; without a normalization "
-        "skip='rezero' or branch_scale=0; a warm-up (warmup_fraction=0.1), clip_norm=1.0 and a "
-        "lower learning_rate_init, which keep the first steps short"
+        "residual connections (skip='identity'; shortcut='auto' in image networks) with "
+        "normalization='batch' or 'layer'; without a normalization skip='rezero' or "
+        "branch_scale=0; a warm-up (warmup_fraction=0.1), clip_norm=1.0 and a lower "
+        "learning_rate_init, which keep the first steps short"
     ),
     "shattered": (
-        "residual connections (skip='identity'); fewer layers; without them neither another "
-        "learning rate nor a longer gradient helps, because neighbours disagree on its direction"
+        "residual connections (skip='identity'; shortcut='auto' in image networks); fewer layers; "
+        "without them neither another learning rate nor a longer gradient helps, because "
+        "neighbours disagree on its direction"
     ),
     "rank-collapsed": (
         "residual connections (skip='identity'); init='orthogonal' with tanh; fewer or wider layers"

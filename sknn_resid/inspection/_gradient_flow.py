@@ -27,7 +27,7 @@ def gradient_flow(
     which is where vanishing and exploding gradients show first. All rows are one batch of a
     training step, with batch statistics in batch normalizations, without dropout and penalty, in
     float64 whatever the network computes in. The estimator is left as it is. A few hundred rows are
-    enough.
+    enough; of large images a few dozen, because all of it is held in memory.
 
     Parameters
     ----------
@@ -46,6 +46,8 @@ def gradient_flow(
     -------
     flow : DataFrame
         One row per weight matrix, from the input to the output; blocks that share theirs have one.
+        Of a `ResNetClassifier` one per convolution and for the head, by torchvision's names, with
+        channels for units and pixels for rows.
 
         ``layer``
             Its name.

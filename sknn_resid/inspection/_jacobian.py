@@ -239,8 +239,8 @@ def gradient_correlation(
         Their targets.
     noise : float, default=0.1
         Standard deviation of the noise, as a part of that of each column that the network reads
-        (behind the steps of a Pipeline, and behind the encoder of a residual network); of each
-        channel, for images.
+        (behind the steps of a Pipeline, and behind the encoder of a residual network); of an image
+        each number of a pixel is a column.
     random_state : int, RandomState instance or None, default=0
         Draws the noise.
     member : int, default=0
@@ -297,10 +297,10 @@ def correlation_of(network: OpenNetwork, noise: float, random_state: Any) -> flo
 
 
 def image_correlation(subject: ImageSubject, noise: float, random_state: Any) -> float:
-    """The number of `gradient_correlation` for images: noise by the spread of each channel."""
+    """The number of `gradient_correlation` for images, whose columns are their pixels."""
     _check_noise(noise)
     rng = check_random_state(random_state)
-    spread = noise * subject.pixels.std(axis=(0, 1, 2))
+    spread = noise * subject.pixels.std(axis=0)
     near = subject.pixels + spread * rng.standard_normal(subject.pixels.shape)
     return _mean_cosine(pixel_gradients(subject), pixel_gradients(replace(subject, pixels=near)))
 
