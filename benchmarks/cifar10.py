@@ -30,9 +30,12 @@ Usage (a GPU is taken where there is one)::
     python benchmarks/cifar10.py --recipe paper --nets resnet20 plain20 resnet56 plain56 --seeds 0
     python benchmarks/cifar10.py --recipe fast --seeds 0 1 2
     python benchmarks/cifar10.py --recipe subset --seeds 0
+    python benchmarks/cifar10.py --pretrained
 
 ``SKNN_RESID_DATA`` names the folder of the data. The first command takes about 4 hours of a large
-GPU for each seed, the second a minute, the third ten minutes on two cores.
+GPU for each seed, the second a minute, the third ten minutes on two cores. The last trains nothing:
+it counts the errors of published weights on the test images, which must be the published ones to
+the image (`_cifar10_pretrained`), in two minutes.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ from typing import Any
 
 import _harness as harness
 import numpy as np
+from _cifar10_pretrained import measure_pretrained, pretrained_table, pretrained_verdicts
 
 PAPER = {
     "max_iter": 164,
@@ -237,9 +241,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
+    parser.add_argument("--pretrained", action="store_true", help="count errors of given weights")
     parser.add_argument("--smoke", action="store_true", help="run at the smallest, on noise")
     parser.add_argument("--output", type=Path, help="where the JSON goes")
     options = parser.parse_args()
+    if options.pretrained:
+        count_errors(options)
+        return
     changes: dict[str, Any] = {"device": options.device, "compile": options.compile}
     if options.epochs is not None:
         changes["max_iter"] = options.epochs
@@ -262,6 +270,18 @@ def main() -> None:
     notes = [] if options.smoke else verdicts(rows)
     print("\n".join(notes))
     output = options.output or harness.RESULTS / f"cifar10_{options.recipe}.json"
+    harness.write_results(output, "cifar10", rows, notes)
+    print(f"\nresults: {output}")
+
+
+def count_errors(options: argparse.Namespace) -> None:
+    """What ``--pretrained`` does."""
+    data = Path(os.environ["SKNN_RESID_DATA"])
+    images, codes = (part[: options.test_rows] for part in read_images(data, "test"))
+    rows = measure_pretrained(data, images, codes, options.device)
+    notes = pretrained_verdicts(rows)
+    print(harness.format_table(*pretrained_table(rows)), *notes, sep="\n")
+    output = options.output or harness.RESULTS / "cifar10_pretrained.json"
     harness.write_results(output, "cifar10", rows, notes)
     print(f"\nresults: {output}")
 

@@ -116,6 +116,7 @@ FLOORS = {
     # 40 to 53: the parts of the image networks
     "neural_network._image_files": 40,
     "neural_network._images": 41,
+    "neural_network._image_preprocessor": 42,
     "neural_network._resnet_constraints": 40,
     "neural_network._resnet_params": 43,
     "neural_network._resnet_adopt": 43,

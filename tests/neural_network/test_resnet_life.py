@@ -3,6 +3,8 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -177,6 +179,41 @@ def test_an_interrupt_ends_a_search():
     clf = ResNetClassifier(**TINY | {"max_iter": 10**6}).set_callbacks(AfterEpoch(1, press))
     with pytest.raises(KeyboardInterrupt):
         GridSearchCV(clf, {"width": [2, 4]}, cv=2).fit(X, y)
+
+
+STACKED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import numpy as np
+from sklearn.model_selection import GridSearchCV
+from sknn_resid import ResNetClassifier, stacked
+
+X, y = np.random.RandomState(0).rand(40, 8, 8, 3), np.arange(40) % 2
+clf = ResNetClassifier(depth=8, width=4, max_iter=10**7, verbose=True)
+try:
+    with stacked():
+        GridSearchCV(clf, {"weight_decay": [0.1, 0.2]}, cv=2).fit(X, y)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_an_interrupt_ends_a_stacked_search():
+    """There the fit has a thread of its own, which no Ctrl-C reaches by itself."""
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-W", "ignore", "-c", STACKED],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert child.stdout.readline().startswith("Iteration 1")
+        child.send_signal(signal.SIGINT)
+        rest, _ = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert rest.splitlines()[-1] == "interrupted"
+    assert child.returncode == 0
 
 
 def test_divergence():
