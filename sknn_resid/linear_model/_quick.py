@@ -261,9 +261,9 @@ def solve_quickly(
     x = B @ (f * (B.T @ g[0]))
     own = int(factor.fit_intercept)
     more: list[np.ndarray] = []
-    weight = np.broadcast_to(alpha, x.shape) / scale**2
     penalised = bool(alpha.any())
     if penalised:
+        weight = np.broadcast_to(alpha, x.shape) / scale**2
         weight[:own] = 0.0
         more = list(two_prod(weight, x))
     remainder = quick.remainder(list(g), x, more)
@@ -316,8 +316,10 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
     """
     B, sums = quick.basis, quick.sums
     x = B @ B.T
+    x = 0.5 * (x + x.T)  # exactly symmetric, whatever the product was
     remainder = quick.remainder([np.eye(len(x))], x, [])
     step = B @ (B.T @ remainder)
+    step = 0.5 * (step + step.T)
     C = x + step
     scale, lost, reference, whole = quick.scale, 1.0, np.abs(C), C
     if quick.factor.fit_intercept and sums.shift.any():
@@ -328,10 +330,9 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
         terms = np.abs(C) @ np.abs(a)
         lost = max(_ratio(terms[1:], cross[0, 1:]), _ratio(terms @ np.abs(a)[:, None], variance[0]))
         whole = C.copy()
-        whole[0] = cross[0] * scale[0]
+        whole[0] = whole[:, 0] = cross[0] * scale[0]
         whole[0, 0] = float(variance[0]) * scale[0] ** 2
         reference[0] = reference[:, 0] = np.abs(whole[0])
     if not (np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost, reference)):
         return None
-    # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
-    return (np.triu(whole) + np.triu(whole, 1).T) / scale / scale[:, None]
+    return whole / scale / scale[:, None]
