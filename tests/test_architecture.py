@@ -115,11 +115,13 @@ FLOORS = {
     # 40 to 53: the parts of the image networks
     "neural_network._image_files": 40,
     "neural_network._images": 41,
+    "neural_network._image_preprocessor": 42,
     "neural_network._resnet_constraints": 40,
     "neural_network._resnet_params": 43,
     "neural_network._resnet_adopt": 43,
     "neural_network._resnet_persistence": 43,
     "neural_network._resnet_prediction": 44,
+    "neural_network._resnet_pretrained": 45,
     "neural_network._resnet_base": 53,
     # 40 to 45: raw tables as numbers
     "neural_network._objects": 40,

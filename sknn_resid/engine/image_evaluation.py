@@ -12,7 +12,7 @@ from sknn_resid.engine.image_augment import epoch_generator
 from sknn_resid.engine.image_data import Images, ImageSet, Scaling, batch_slices
 from sknn_resid.engine.image_step import autocast, is_out_of_memory
 from sknn_resid.engine.resnet import ResNet
-from sknn_resid.engine.resnet_inference import InferenceNetwork
+from sknn_resid.engine.resnet_inference import AveragedViews, InferenceNetwork
 from sknn_resid.engine.resnet_statistics import recompute_statistics
 
 CPU_NUMBERS = 1 << 21  # of the largest activation of a chunk: what stays in a cache or near it
@@ -22,7 +22,7 @@ _STATISTICS_DRAW = 2**32 - 2  # an "epoch" that no training reaches
 
 
 # Both have features(x, stage), and say where and in what dtype they take x.
-AnyNetwork = ResNet | InferenceNetwork
+AnyNetwork = ResNet | InferenceNetwork | AveragedViews
 
 
 def rows_at_once(module: AnyNetwork, images: Images) -> int:
@@ -47,7 +47,7 @@ def forward_chunks(
 
     Parameters
     ----------
-    module : ResNet or InferenceNetwork
+    module : ResNet, InferenceNetwork or AveragedViews
         In evaluation mode.
     images : Images
     rows : ndarray of int64

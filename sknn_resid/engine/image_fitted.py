@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from sknn_resid.engine.image_data import Images, Scaling
-from sknn_resid.engine.image_evaluation import forward_chunks, rows_at_once
+from sknn_resid.engine.image_evaluation import AnyNetwork, forward_chunks, rows_at_once
 from sknn_resid.engine.resnet import ResNet, load_arrays
-from sknn_resid.engine.resnet_inference import InferenceNetwork
+from sknn_resid.engine.resnet_inference import AveragedViews, InferenceNetwork
 from sknn_resid.engine.resnet_spec import ResNetSpec
 
 
@@ -40,7 +40,7 @@ class FittedImages:
     dtype: torch.dtype
     product_dtype: torch.dtype | None = None
 
-    def outputs(self, images: Images, stage: str = "fc") -> np.ndarray:
+    def outputs(self, images: Images, stage: str = "fc", views: str | None = None) -> np.ndarray:
         """What the network holds after a stage for every image, (n, K); maps by their mean.
 
         Parameters
@@ -49,8 +49,11 @@ class FittedImages:
             On the device that is to compute.
         stage : str
             One of ``spec.feature_names``.
+        views : {"flip", "ten_crop"} or None
+            What logits are averaged over, by their probabilities.
         """
-        network = self._bind(images)
+        bound = self._bind(images)
+        network: AnyNetwork = bound if views is None else AveragedViews(bound, views)
         parts = []
         rows = np.arange(images.n_rows)
         for _, part in forward_chunks(network, images, rows, self.scaling, stage=stage):

@@ -140,8 +140,10 @@ class _Run:
             initialize(module, torch.Generator().manual_seed(job.seed))
         else:
             load_arrays(module, job.start)
+        if job.train.freeze is not None:
+            module.freeze_to(job.train.freeze)
         module.train()
-        self.network = FlatNetwork(module)
+        self.network = FlatNetwork(module, job.train.body_factor)
         self.batches = batch_slices(job.data.n_rows, train.batch_size)
         state = job.resume.optimizer
         self.optimizer = make_optimizer(self.network, [train.optimizer], [train.penalty], [state])

@@ -256,6 +256,27 @@ class ResNet(nn.Module):
             x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         return x
 
+    def freeze_to(self, stage: str) -> None:
+        """Keep everything up to the end of a stage as it is: parameters and statistics.
+
+        Parameters
+        ----------
+        stage : str
+            One of ``spec.feature_names`` but "fc"; "avgpool" leaves the head alone to be trained.
+        """
+        names = self.spec.feature_names
+        if stage not in names[:-1]:
+            raise ValueError(f"freeze: must be one of {list(names[:-1])} or None, got {stage!r}.")
+        kept = {"conv1", "bn1", *names[1 : names.index(stage) + 1]}
+        if stage == "avgpool":
+            kept.add("norm")
+        for name, child in self.named_children():
+            if name in kept:
+                child.requires_grad_(False)
+                for module in child.modules():
+                    if isinstance(module, BatchNorm):
+                        module.frozen = True
+
     # -- what is drawn --------------------------------------------------------------------------
 
     def draw_keep(self, n_rows: int, generator: torch.Generator) -> Tensor | None:

@@ -27,6 +27,7 @@ A network of this form is not changed by predicting: many threads may use one.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -353,11 +354,25 @@ def views_of(x_BCHW: Tensor, views: str) -> Iterator[Tensor]:
         yield crop.flip(3)
 
 
-def mean_probabilities(network: InferenceNetwork, x_BCHW: Tensor, views: str = "none") -> Tensor:
-    """Softmax of the logits, averaged over the views, of shape (B, K)."""
-    total, n = None, 0
-    for view in views_of(x_BCHW, views):
-        p_BK = network(view).softmax(1)
-        total, n = (p_BK if total is None else total + p_BK), n + 1
-    assert total is not None
-    return total / n
+class AveragedViews:
+    """A network whose logits are those of the mean probabilities of several views of an image.
+
+    Softmax of what it gives is the mean over the views v of softmax(z_v), so it stands wherever a
+    network does.
+
+    Parameters
+    ----------
+    network : InferenceNetwork
+    views : {"flip", "ten_crop"}
+    """
+
+    def __init__(self, network: InferenceNetwork, views: str) -> None:
+        self._network, self._views = network, views
+        self.spec, self.device, self.own_dtype = network.spec, network.device, network.own_dtype
+
+    def features(self, x_BCHW: Tensor, stage: str = "fc") -> Tensor:
+        """log(mean_v softmax(z_v)) for the stage "fc"; other stages are those of the image."""
+        if stage != "fc":
+            return self._network.features(x_BCHW, stage)
+        logs = [self._network(view).log_softmax(1) for view in views_of(x_BCHW, self._views)]
+        return torch.stack(logs).logsumexp(0) - math.log(len(logs))

@@ -22,6 +22,8 @@ def recompute_statistics(model: ResNet, batches: Iterable[tuple[Tensor, Tensor |
 
     and ``num_batches_tracked`` is their number.
 
+    Frozen normalizations keep theirs.
+
     Parameters
     ----------
     model : ResNet

@@ -28,7 +28,6 @@ from sknn_resid.engine.slots import (
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
 from sknn_resid.engine.structure import input_dtype, make_network
 
-
 # A short last batch of at least this share of a full one is filled up with rows of weight 0 and
 # goes with the full ones, if one segment holds all: the few operations at the ends of a segment
 # (targets, losses) are other code than the steps, and drive it out of the processor's caches. On

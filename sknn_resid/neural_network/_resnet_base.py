@@ -40,15 +40,15 @@ from sknn_resid.neural_network._resnet_adopt import (
     warn_of,
 )
 from sknn_resid.neural_network._resnet_params import (
-    check_features,
     check_parameters,
+    check_stages,
     network_spec,
-    pixel_scaling,
     train_spec,
     working_dtypes,
 )
 from sknn_resid.neural_network._resnet_persistence import ImagePersistent
 from sknn_resid.neural_network._resnet_prediction import placed
+from sknn_resid.neural_network._resnet_pretrained import starting_arrays, starting_scaling
 from sknn_resid.neural_network._targets import (
     LabelCodec,
     check_known,
@@ -102,7 +102,7 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
         task = self._task(X, y, sample_weight, first_call=first_call, incremental=incremental)
         seed = int(rng.randint(_MOST_SEED)) if first_call else self._seed
         spec = network_spec(self, task.images.shape, len(self.classes_))
-        check_features(self, spec)
+        check_stages(self, spec)
         work = min(int(self.batch_size), task.images.n_rows)
         work *= spec.multiplications(*task.images.shape[:2])
         device = resolve_device(preferred_device() or self.device, float(work))
@@ -131,10 +131,10 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
             network=spec,
             train=train,
             data=data,
-            scaling=pixel_scaling(self, data) if given is None else given,
+            scaling=starting_scaling(self, data) if given is None else given,
             device=device,
             seed=seed,
-            start=None if first_call else self.state_dict_,
+            start=starting_arrays(self, spec, seed) if first_call else self.state_dict_,
             first_epoch=0 if first_call else self._n_epochs,
             validation=None if judged is None else judged.data,
             resume=Resume() if first_call else resume_from(self, incremental=incremental),
