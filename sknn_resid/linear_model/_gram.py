@@ -204,9 +204,7 @@ def _symmetric(a: Slices, s: int) -> np.ndarray:
         # Pieces of at least half the order, all together: tail' tail, within the last bits.
         pairs = [(a.pieces[i], a.tails[s - i]) for i in range(half)]
         square = a.tails[half]
-        if (
-            s == 1
-        ):  # piece' tail, its transpose and tail' tail are half of M' tail and its transpose
+        if s == 1:  # half of M' tail and its transpose, with M = piece + the whole
             found = (a.pieces[0] + a.tails[0]).T @ square
             found *= 0.5
             return found + found.T

@@ -31,7 +31,9 @@ from ._words import add, compress, cut, dot, slice_bits, two_prod, two_sum
 
 SPREAD = 900.0  # ratio of eigenvalues up to which float64 gives the directions to 1e-13
 CENTRED = 2.0**-6  # part of the square of a column that centring must leave
-RATE = 2.0**14 * 2.0**-53  # bound of I - S M per column, for such problems
+# |I - S M|_ij <= RATE q norm_i / norm_j: a small multiple of 2^-53 times SPREAD and what centring
+# takes, with a wide margin, which costs nothing.
+RATE = 2.0**20 * 2.0**-53
 LAST = 2.0**-58  # error of an entry that does not matter
 LARGEST = 2.0**200  # penalty, for columns of norm 1
 SMALL = 2.0**-20  # part of its terms below which an entry counts as small
