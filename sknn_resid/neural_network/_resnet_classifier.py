@@ -146,7 +146,8 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
         'auto' is float32 for images and bytes, and float64 for rows of float64 on a CPU. With
         'bfloat16' and 'float16' the convolutions are computed in that, on float32 weights.
     compile : bool, default=False
-        Whether training goes through ``torch.compile``: half a minute first, faster steps after it.
+        Whether training goes through ``torch.compile``: half a minute to some minutes first, faster
+        steps after it. Sums come in another order, so results differ by rounding.
     deterministic : bool, default=False
         On CUDA: bitwise equal refits. On a CPU they are so anyway.
     random_state : int, RandomState instance or None, default=None

@@ -3,6 +3,8 @@
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sknn_resid import ResNetClassifier
 from sknn_resid.engine.image_step import Stepper
+from sknn_resid.engine.resnet_inference import InferenceNetwork
 
 
 class AfterEpoch:
@@ -179,6 +182,41 @@ def test_an_interrupt_ends_a_search():
         GridSearchCV(clf, {"width": [2, 4]}, cv=2).fit(X, y)
 
 
+STACKED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import numpy as np
+from sklearn.model_selection import GridSearchCV
+from sknn_resid import ResNetClassifier, stacked
+
+X, y = np.random.RandomState(0).rand(40, 8, 8, 3), np.arange(40) % 2
+clf = ResNetClassifier(depth=8, width=4, max_iter=10**7, verbose=True)
+try:
+    with stacked():
+        GridSearchCV(clf, {"weight_decay": [0.1, 0.2]}, cv=2).fit(X, y)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def test_an_interrupt_ends_a_stacked_search():
+    """There the fit has a thread of its own, which no Ctrl-C reaches by itself."""
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-W", "ignore", "-c", STACKED],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        assert child.stdout.readline().startswith("Iteration 1")
+        child.send_signal(signal.SIGINT)
+        rest, _ = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert rest.splitlines()[-1] == "interrupted"
+    assert child.returncode == 0
+
+
 def test_divergence():
     X, y = make_images(60)
     # A rate that overflows in the first step.
@@ -260,6 +298,27 @@ def test_other_errors_are_not_taken_for_it(monkeypatch):
     monkeypatch.setattr(Stepper, "_part", part)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         ResNetClassifier(**TINY).fit(*make_images(16))
+
+
+def test_prediction_takes_fewer_images_at_once_when_memory_runs_out(monkeypatch):
+    X, y = make_images(40)
+    clf = ResNetClassifier(**TINY).fit(X, y)
+    wanted = clf.predict_proba(X)
+    original, sizes = InferenceNetwork.features, []
+
+    def features(self, x_BCHW, stage="avgpool"):
+        if len(x_BCHW) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(len(x_BCHW))
+        return original(self, x_BCHW, stage)
+
+    monkeypatch.setattr(InferenceNetwork, "features", features)
+    room = 12
+    assert_allclose(clf.predict_proba(X), wanted, rtol=1e-5)
+    assert sizes == [10, 10, 10, 10]
+    room = 0
+    with pytest.raises(MemoryError, match=r"One image of shape \(8, 8, 3\) does not fit"):
+        clf.predict(X)
 
 
 def test_parts_add_up_to_the_gradient_of_the_batch():
