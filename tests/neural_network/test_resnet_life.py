@@ -260,11 +260,11 @@ def no_room_for(n_rows, monkeypatch):
     """A device whose memory ends at so many images; counts the parts that were computed."""
     original, parts = Stepper._part, []
 
-    def part(self, batch, rows):
+    def part(self, batch, rows, keep_LB):
         if rows.stop - rows.start > n_rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         parts.append(rows.stop - rows.start)
-        return original(self, batch, rows)
+        return original(self, batch, rows, keep_LB)
 
     monkeypatch.setattr(Stepper, "_part", part)
     return parts
@@ -292,7 +292,7 @@ def test_out_of_memory_with_two_images_is_an_error(monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch):
-    def part(self, batch, rows):
+    def part(self, batch, rows, keep_LB):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(Stepper, "_part", part)
