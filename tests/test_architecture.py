@@ -37,6 +37,7 @@ FLOORS = {
     "engine.watch": 21,
     "engine.newton_schulz": 21,
     "engine.resnet_spec": 20,
+    "engine.processes": 20,
     "engine.resnet_norm": 21,
     "engine.resnet": 22,
     "engine.resnet_statistics": 23,
