@@ -150,7 +150,8 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
         all of the same data, computes its share, and ends with the same network, which is that of
         one process up to rounding. Needs an int ``random_state``.
     compile : bool, default=False
-        Whether training goes through ``torch.compile``: half a minute first, faster steps after it.
+        Whether training goes through ``torch.compile``: half a minute to some minutes first, faster
+        steps after it. Sums come in another order, so results differ by rounding.
     deterministic : bool, default=False
         On CUDA: bitwise equal refits. On a CPU they are so anyway.
     random_state : int, RandomState instance or None, default=None

@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sknn_resid import ResNetClassifier
 from sknn_resid.engine.image_step import Stepper
+from sknn_resid.engine.resnet_inference import InferenceNetwork
 
 
 class AfterEpoch:
@@ -297,6 +298,27 @@ def test_other_errors_are_not_taken_for_it(monkeypatch):
     monkeypatch.setattr(Stepper, "_part", part)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         ResNetClassifier(**TINY).fit(*make_images(16))
+
+
+def test_prediction_takes_fewer_images_at_once_when_memory_runs_out(monkeypatch):
+    X, y = make_images(40)
+    clf = ResNetClassifier(**TINY).fit(X, y)
+    wanted = clf.predict_proba(X)
+    original, sizes = InferenceNetwork.features, []
+
+    def features(self, x_BCHW, stage="avgpool"):
+        if len(x_BCHW) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(len(x_BCHW))
+        return original(self, x_BCHW, stage)
+
+    monkeypatch.setattr(InferenceNetwork, "features", features)
+    room = 12
+    assert_allclose(clf.predict_proba(X), wanted, rtol=1e-5)
+    assert sizes == [10, 10, 10, 10]
+    room = 0
+    with pytest.raises(MemoryError, match=r"One image of shape \(8, 8, 3\) does not fit"):
+        clf.predict(X)
 
 
 def test_parts_add_up_to_the_gradient_of_the_batch():
