@@ -24,7 +24,7 @@ from sknn_resid.neural_network._params import ACTIVATIONS, working_dtypes
 
 # Tables of no more distinct rows are one batch: then a row of weight two is exactly a row twice.
 FULL_BATCH_ROWS = 64
-LOOKS = 32  # how often held-out rows are looked at in the whole budget
+LOOKS = 16  # how often held-out rows are looked at in the whole budget
 # Of He's sqrt(2 / fan_in): the last matrix of a branch begins with 1 / sqrt(fan_in).
 AUTO_BRANCH_SCALE = math.sqrt(0.5)
 PIECEWISE_GAIN = 0.5  # initial weights of piecewise columns beside those of the scaled value
