@@ -74,7 +74,7 @@ def budget(est: Any, n_rows: int, n_distinct: int) -> Budget:
     256. Rows are split evenly into batches of about that size (a given size is the largest): a
     last batch of a few rows would have no batch statistics worth the name.
 
-    Held-out rows are looked at 32 times in the whole budget, and at least once in each span of
+    Held-out rows are looked at 16 times in the whole budget, and at least once in each span of
     ``n_iter_no_change`` epochs.
     """
     if est.batch_size == "auto":

@@ -40,6 +40,49 @@ def test_every_singular_value_of_the_interval_comes_near_one():
     assert s.max() < 1.342
 
 
+def with_spectrum(s, shape, seed=0):
+    """A matrix with these singular values, its left and its right vectors."""
+    rng = np.random.default_rng(seed)
+    u = np.linalg.qr(rng.standard_normal((shape[0], shape[0])))[0][:, : len(s)]
+    v = np.linalg.qr(rng.standard_normal((shape[1], shape[1])))[0][:, : len(s)]
+    return u * s @ v.T, u, v
+
+
+SPECTRA = {
+    "wide": np.geomspace(1, 1e-7, 48),
+    "one": np.r_[1.0, np.full(47, 1e-3)],
+    "equal": np.ones(48),
+    "low_rank": np.r_[np.linspace(1, 0.1, 5), np.zeros(43)],
+}
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("n_columns", [48, 96, 200])
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_rounds_on_the_small_matrices_are_the_rounds_on_the_matrix(spectrum, n_columns, scale):
+    """float32 against the polynomials of the exact singular values, in float64."""
+    s = SPECTRA[spectrum]
+    G, u, v = with_spectrum(s, (48, n_columns))
+    ops, result = orthogonalize(torch.from_numpy(G * scale).float()[None])
+    for op in ops:
+        op()
+    x = s / np.sum(s**4) ** 0.25
+    for a, b, c in ROUNDS:
+        x = a * x + b * x**3 + c * x**5
+    np.testing.assert_allclose(result[0].numpy(), u * x @ v.T, atol=3e-5)
+
+
+def test_bound_of_the_largest_singular_value_is_one():
+    """Whatever the matrix, the rounds begin within [0, 1]: nothing comes out above 1.35."""
+    for seed, (i, j) in enumerate([(1, 1), (1, 50), (2, 2), (30, 30), (30, 90)]):
+        for k in (1, i):
+            G, _, _ = with_spectrum(np.r_[np.ones(k), np.zeros(i - k)], (i, j), seed)
+            ops, result = orthogonalize(torch.from_numpy(G).float()[None])
+            for op in ops:
+                op()
+            assert np.linalg.svd(result[0].numpy(), compute_uv=False)[0] < 1.35
+
+
 def test_zeros_stay_zeros():
     ops, result = orthogonalize(torch.zeros(2, 3, 4, dtype=torch.float64))
     for op in ops:
