@@ -119,7 +119,8 @@ def training_statistics(job: TrainJob, params: np.ndarray) -> np.ndarray:
     for k in range(n_chunks):
         own = weight[k::n_chunks]
         moments = _Measured(layout.spec, as_tensor(own / own.sum()).to(job.device))
-        _Forward(layout.spec, params_MP, moments, scale).hidden(_rows(job.data.X, rows[k::n_chunks]))
+        X = _rows(job.data.X, rows[k::n_chunks])
+        _Forward(layout.spec, params_MP, moments, scale).hidden(X)
         parts.append(moments.measured)
         shares.append(float(own.sum()))
     return _combine(parts, np.array(shares) / sum(shares)).astype(params.dtype)
