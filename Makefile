@@ -48,6 +48,7 @@ bench: $(VENV)/stamp-benchmark
 	$(PY) benchmarks/mlp_fit.py
 	$(PY) benchmarks/mlp_predict.py
 	$(PY) benchmarks/residual_fit.py
+	$(PY) benchmarks/recording.py
 	$(PY) benchmarks/stacked_search.py
 	$(PY) benchmarks/linear.py
 

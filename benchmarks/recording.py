@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     options = parser.parse_args()
     if options.smoke:
-        options.shapes, options.repeats = ["small, 1 step"], 1
+        options.shapes = ["small, 1 step"]
     if options.worker_output is not None:
         work(options)
         return

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sknn_resid.linear_model import OLS, Ridge, RidgeCV
     from sknn_resid.neural_network import (
         ImageFolder,
+        ImagePreprocessor,
         MLPClassifier,
         MLPRegressor,
         MLPResidualClassifier,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "OLS",
     "ImageFolder",
+    "ImagePreprocessor",
     "MLPClassifier",
     "MLPRegressor",
     "MLPResidualClassifier",
@@ -42,6 +44,7 @@ __all__ = [
 _LINEAR = ("OLS", "Ridge", "RidgeCV")
 _NETWORKS = (
     "ImageFolder",
+    "ImagePreprocessor",
     "MLPClassifier",
     "MLPRegressor",
     "MLPResidualClassifier",

@@ -115,11 +115,13 @@ FLOORS = {
     # 40 to 53: the parts of the image networks
     "neural_network._image_files": 40,
     "neural_network._images": 41,
+    "neural_network._image_preprocessor": 42,
     "neural_network._resnet_constraints": 40,
     "neural_network._resnet_params": 43,
     "neural_network._resnet_adopt": 43,
     "neural_network._resnet_persistence": 43,
     "neural_network._resnet_prediction": 44,
+    "neural_network._resnet_pretrained": 45,
     "neural_network._resnet_base": 53,
     # 40 to 45: raw tables as numbers
     "neural_network._objects": 40,
@@ -144,6 +146,7 @@ FLOORS = {
     # The linear models' own ground: formulas, tables; then the fitted state and the one path to it
     "linear_model._inference": 40,
     "linear_model._summary": 40,
+    "linear_model._refined": 49,
     "linear_model._rows": 50,
     "linear_model._fitted": 50,
     "linear_model._accelerator": 51,
@@ -184,9 +187,10 @@ FLOORS = {
     "linear_model._refine": 44,
     "linear_model._filters": 44,
     "linear_model._loo": 45,
-    "linear_model._problem": 45,
-    "linear_model._covariances": 46,
-    "linear_model._least_squares": 47,
+    "linear_model._quick": 45,
+    "linear_model._problem": 46,
+    "linear_model._covariances": 47,
+    "linear_model._least_squares": 48,
     # 70: the public names
     "neural_network": 70,
     "linear_model": 70,
@@ -195,10 +199,16 @@ FLOORS = {
     "inspection._passes": 72,
     "inspection._network": 73,
     "inspection._trace": 74,
+    "inspection._gradient_flow": 74,
+    "inspection._jacobian": 74,
+    "inspection._diagnosis": 75,
+    "inspection._gradient_flow_display": 75,
+    "inspection._activation_display": 75,
+    "inspection._loss_curve_display": 73,
     "inspection._ridge_path_display": 73,
     "inspection._shrinkage_display": 73,
     "inspection._variance_display": 73,
-    "inspection": 75,
+    "inspection": 76,
     "": 80,
 }
 

@@ -12,6 +12,7 @@ from sknn_resid.engine.image_augment import epoch_generator
 from sknn_resid.engine.image_data import Images, ImageSet, Scaling, batch_slices
 from sknn_resid.engine.image_step import autocast, is_out_of_memory
 from sknn_resid.engine.resnet import ResNet
+from sknn_resid.engine.resnet_inference import AveragedViews, InferenceNetwork
 from sknn_resid.engine.resnet_statistics import recompute_statistics
 
 CPU_NUMBERS = 1 << 21  # of the largest activation of a chunk: what stays in a cache or near it
@@ -20,7 +21,11 @@ STATISTICS_ROWS = 2048  # enough for looks at a network in training
 _STATISTICS_DRAW = 2**32 - 2  # an "epoch" that no training reaches
 
 
-def rows_at_once(module: ResNet, images: Images) -> int:
+# Both have features(x, stage), and say where and in what dtype they take x.
+AnyNetwork = ResNet | InferenceNetwork | AveragedViews
+
+
+def rows_at_once(module: AnyNetwork, images: Images) -> int:
     """Rows of a chunk, by the size of the first stage's activations."""
     height, width, channels = images.shape
     _, stride = module.spec.stem_convolution
@@ -30,7 +35,7 @@ def rows_at_once(module: ResNet, images: Images) -> int:
 
 
 def forward_chunks(
-    module: ResNet,
+    module: AnyNetwork,
     images: Images,
     rows: np.ndarray,
     scaling: Scaling,
@@ -42,7 +47,7 @@ def forward_chunks(
 
     Parameters
     ----------
-    module : ResNet
+    module : ResNet, InferenceNetwork or AveragedViews
         In evaluation mode.
     images : Images
     rows : ndarray of int64
@@ -52,8 +57,7 @@ def forward_chunks(
     product_dtype : torch.dtype or None
         Of the convolutions, where not the module's own.
     """
-    weight = module.fc.weight
-    scale = scaling.bind(weight.dtype, weight.device)
+    scale = scaling.bind(module.own_dtype, module.device)
     chunk = rows_at_once(module, images)
     first = 0
     while first < len(rows):
@@ -62,16 +66,16 @@ def forward_chunks(
         if result is None:
             if part.stop - part.start == 1:
                 raise MemoryError(
-                    f"One image of shape {images.shape} does not fit the memory of {weight.device}."
+                    f"One image of shape {images.shape} does not fit the memory of {module.device}."
                 )
             chunk = max(1, (part.stop - part.start) // 2)
             continue
-        yield part, result.to(weight.dtype)
+        yield part, result.to(module.own_dtype)
         first = part.stop
 
 
 def _attempt(
-    module: ResNet,
+    module: AnyNetwork,
     images: Images,
     rows: np.ndarray,
     scale: Callable[[Tensor], Tensor],

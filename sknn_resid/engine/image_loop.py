@@ -98,18 +98,24 @@ class ImageResult:
     optimizer: OptimizerState
 
 
-def train_images(job: ImageJob) -> ImageResult:
+def train_images(job: ImageJob, poll: Callable[[], None] | None = None) -> ImageResult:
     """Train one image network.
 
     Ctrl-C ends it with the best weights so far and ``StopReason.INTERRUPTED``; the caller decides
     whether the interrupt goes on.
+
+    Parameters
+    ----------
+    job : ImageJob
+    poll : callable or None
+        Called before each step; raises KeyboardInterrupt to end the training as Ctrl-C does.
     """
     spec = job.train.train
     flops = flops_per_step(job.network, job.data.images.shape, spec.batch_size)
     with ExitStack() as stack:
         stack.enter_context(training_threads(flops, numpy_products=False))
         stack.enter_context(_convolutions(job))
-        return _Run(job).train()
+        return _Run(job, poll).train()
 
 
 @contextmanager
@@ -132,16 +138,19 @@ def _convolutions(job: ImageJob) -> Iterator[None]:
 class _Run:
     """Running state of one training."""
 
-    def __init__(self, job: ImageJob) -> None:
+    def __init__(self, job: ImageJob, poll: Callable[[], None] | None) -> None:
         self.job, train = job, job.train.train
+        self.poll = poll
         self.started = time.monotonic()
         module = ResNet(job.network, job.train.dtype, job.device)
         if job.start is None:
             initialize(module, torch.Generator().manual_seed(job.seed))
         else:
             load_arrays(module, job.start)
+        if job.train.freeze is not None:
+            module.freeze_to(job.train.freeze)
         module.train()
-        self.network = FlatNetwork(module)
+        self.network = FlatNetwork(module, job.train.body_factor)
         self.batches = batch_slices(job.data.n_rows, train.batch_size)
         state = job.resume.optimizer
         self.optimizer = make_optimizer(self.network, [train.optimizer], [train.penalty], [state])
@@ -201,6 +210,8 @@ class _Run:
         factors = train.schedule.factors(done * n_steps, n_steps, train.max_epochs * n_steps)
         losses, weights = [], []
         for step, part in enumerate(self.batches):
+            if self.poll is not None:
+                self.poll()
             positions = order[part]
             rows = job.data.at(positions)
             at = None if changes is None else changes.at(torch.from_numpy(positions).to(job.device))

@@ -34,15 +34,19 @@ class FlatNetwork:
     ----------
     module : ResNet
         Its parameters are moved into the buffer.
+    body_factor : float
+        Factor of the updates of everything but the head.
 
     Attributes
     ----------
     module : ResNet
     params_MP, grads_MP : Tensor of shape (1, P)
     layout : FlatLayout
+    factors_MP : Tensor of shape (1, P) or None
+        Factors of updates: 0 for frozen parameters; None where all are 1.
     """
 
-    def __init__(self, module: ResNet) -> None:
+    def __init__(self, module: ResNet, body_factor: float = 1.0) -> None:
         self.module = module
         named = sorted(module.named_parameters(), key=lambda item: item[1].ndim == 1)
         n_weights = sum(p.numel() for _, p in named if p.ndim > 1)
@@ -51,14 +55,20 @@ class FlatNetwork:
         first = named[0][1]
         self.params_MP = torch.zeros((1, n_params), dtype=first.dtype, device=first.device)
         self.grads_MP = torch.zeros_like(self.params_MP)
+        factors_MP = torch.ones_like(self.params_MP)
         start = 0
-        for _, parameter in named:
+        for name, parameter in named:
             stop = start + parameter.numel()
+            if not name.startswith("fc."):
+                factors_MP[0, start:stop] = body_factor
+            if not parameter.requires_grad:
+                factors_MP[0, start:stop] = 0.0
             view = _shaped(self.params_MP[0, start:stop], parameter)
             view.copy_(parameter.detach())
             parameter.data = view
             parameter.grad = _shaped(self.grads_MP[0, start:stop], parameter)
             start = stop
+        self.factors_MP = None if bool((factors_MP == 1).all()) else factors_MP
 
     @property
     def device(self) -> torch.device:

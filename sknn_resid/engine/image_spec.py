@@ -33,6 +33,10 @@ class ImageTrainSpec:
         On CUDA: no convolution whose sums come in a varying order.
     compile : bool
         Whether training steps go through ``torch.compile``.
+    freeze : str or None
+        Stage up to whose end parameters and statistics stay as they were.
+    body_factor : float
+        Factor of the updates of everything but the head.
     """
 
     train: TrainSpec
@@ -42,3 +46,5 @@ class ImageTrainSpec:
     n_parts: int = 1
     deterministic: bool = False
     compile: bool = False
+    freeze: str | None = None
+    body_factor: float = 1.0

@@ -137,9 +137,17 @@ class Stepper:
             self.loss_scale.unscale_(grads)
         if train.penalty > 0 and train.optimizer.kind is not OptimizerKind.ADAMW:
             grads[:, :n_weights].add_(network.params_MP[:, :n_weights], alpha=train.penalty)
+        if network.factors_MP is not None:
+            grads.mul_(network.factors_MP != 0)  # the decay of frozen weights is no gradient
         if train.clip_norm is not None:
             grads.mul_((train.clip_norm / grads.norm()).clamp_max(1.0))
-        self._optimizer.step([rate], None)
+        if network.factors_MP is None:
+            self._optimizer.step([rate], None)
+        else:
+            # The update itself and not the rate is scaled: this holds for every update rule.
+            before_MP = network.params_MP.clone()
+            self._optimizer.step([rate], None)
+            torch.lerp(before_MP, network.params_MP, network.factors_MP, out=network.params_MP)
         if self._average is not None:
             self._average.update(None)
         return loss

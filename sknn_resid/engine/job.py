@@ -28,7 +28,7 @@ class TrainJob:
     train : TrainSpec
     data : TrainingData
     params : ndarray of shape (P,)
-        Initial parameters in the order of `network.Layout` or `residual_layout.ResidualLayout`.
+        Initial parameters in the order of `layout.Layout` or `residual_layout.ResidualLayout`.
     rng : RandomState
         Draws the permutation of each epoch.
     rng_is_shared : bool

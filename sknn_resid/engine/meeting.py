@@ -24,6 +24,11 @@ class Meeting(Protocol):
         """Outcomes in the order of the jobs; may wait for other threads first."""
         ...
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether what the calling thread's fit belongs to has been ended (by Ctrl-C, say)."""
+        ...
+
 
 class _Here(threading.local):
     """The calling thread's own."""

@@ -97,30 +97,45 @@ class FittedResidual:
 
 
 def training_statistics(job: TrainJob, params: np.ndarray) -> np.ndarray:
-    """Statistics of the normalizations at these weights, shape (S,).
+    """Statistics of the normalizations at these weights over the job's training rows: (S,)."""
+    assert isinstance(job.network, ResidualSpec), "only residual networks have statistics"
+    data = job.data
+    return statistics_of(
+        job.network, params, data.X, data.rows, data.weight, job.input_scale, job.device
+    )
 
-    Weighted means and variances over the job's own training rows, each row normalized as its chunk
-    of the rows is. Up to 8,192 rows are one chunk, so that the figures are exact; beyond, chunks
-    take every k-th row, so that rows that come sorted are spread over all of them.
+
+def statistics_of(
+    spec: ResidualSpec,
+    params: np.ndarray,
+    X: Features,
+    rows: np.ndarray | None,
+    weight: np.ndarray | None,
+    input_scale: np.ndarray | None,
+    device: torch.device = _CPU,
+) -> np.ndarray:
+    """Statistics of the normalizations at these weights over some rows, shape (S,).
+
+    Weighted means and variances, each row normalized as its chunk of the rows is. Up to 8,192 rows
+    are one chunk, so that the figures are exact; beyond, chunks take every k-th row, so that rows
+    that come sorted are spread over all of them.
     """
-    layout = ResidualLayout(job.network) if isinstance(job.network, ResidualSpec) else None
-    assert layout is not None, "only residual networks have statistics"
+    layout = ResidualLayout(spec)
     if layout.n_statistics == 0:
         return np.zeros(0, dtype=params.dtype)
-    rows = np.arange(job.data.n_rows) if job.data.rows is None else job.data.rows
-    weight = np.ones(len(rows)) if job.data.weight is None else np.asarray(job.data.weight)
+    rows = np.arange(X.shape[0]) if rows is None else rows
+    weight = np.ones(len(rows)) if weight is None else np.asarray(weight)
     rows, weight = rows[weight > 0], weight[weight > 0].astype(np.float64)
-    params_MP = as_tensor(params)[None].to(job.device, layout.spec.dtype)
+    params_MP = as_tensor(params)[None].to(device, spec.dtype)
     scale = None
-    if job.input_scale is not None:
-        scale = as_tensor(job.input_scale)[None].to(job.device, layout.spec.dtype)
+    if input_scale is not None:
+        scale = as_tensor(input_scale)[None].to(device, spec.dtype)
     n_chunks = max(1, -(-len(rows) // MAX_CHUNK))
     parts, shares = [], []
     for k in range(n_chunks):
         own = weight[k::n_chunks]
-        moments = _Measured(layout.spec, as_tensor(own / own.sum()).to(job.device))
-        X = _rows(job.data.X, rows[k::n_chunks])
-        _Forward(layout.spec, params_MP, moments, scale).hidden(X)
+        moments = _Measured(spec, as_tensor(own / own.sum()).to(device))
+        _Forward(spec, params_MP, moments, scale).hidden(_rows(X, rows[k::n_chunks]))
         parts.append(moments.measured)
         shares.append(float(own.sum()))
     return _combine(parts, np.array(shares) / sum(shares)).astype(params.dtype)

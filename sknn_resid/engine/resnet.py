@@ -178,6 +178,16 @@ class ResNet(nn.Module):
             self.norm = BatchNorm(spec.n_features, dtype, device)
         self.fc = Linear(spec.n_features, spec.n_outputs, dtype, device)
 
+    @property
+    def own_dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.fc.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.fc.weight.device
+
     # -- forward --------------------------------------------------------------------------------
 
     def forward(
@@ -245,6 +255,27 @@ class ResNet(nn.Module):
         if self.spec.stem == "imagenet":
             x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         return x
+
+    def freeze_to(self, stage: str) -> None:
+        """Keep everything up to the end of a stage as it is: parameters and statistics.
+
+        Parameters
+        ----------
+        stage : str
+            One of ``spec.feature_names`` but "fc"; "avgpool" leaves the head alone to be trained.
+        """
+        names = self.spec.feature_names
+        if stage not in names[:-1]:
+            raise ValueError(f"freeze: must be one of {list(names[:-1])} or None, got {stage!r}.")
+        kept = {"conv1", "bn1", *names[1 : names.index(stage) + 1]}
+        if stage == "avgpool":
+            kept.add("norm")
+        for name, child in self.named_children():
+            if name in kept:
+                child.requires_grad_(False)
+                for module in child.modules():
+                    if isinstance(module, BatchNorm):
+                        module.frozen = True
 
     # -- what is drawn --------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ A network of this form is not changed by predicting: many threads may use one.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,7 +40,6 @@ from sknn_resid.engine.resnet import Block, Convolution, ResNet, pad_channels
 from sknn_resid.engine.resnet_norm import EPSILON, BatchNorm
 from sknn_resid.engine.resnet_spec import ResNetSpec
 
-ACTIVATION_BYTES = 32 * 2**20  # of a batch, by default: from there on caches lose more than is won
 VIEWS = ("none", "flip", "ten_crop")
 TEN_CROP_RATIO = 224 / 256  # of each side, as in the paper
 
@@ -53,7 +53,7 @@ class Folded(ABC):
 
     @abstractmethod
     def added(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
-        """The convolution of x plus ``other``, with or without relu; ``other`` is left alone."""
+        """``other`` plus the convolution of x, with or without relu, in the memory of ``other``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class TorchConvolution(Folded):
         return y.relu_() if relu else y
 
     def added(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding).add_(other)
+        y = other.add_(F.conv2d(x, self.weight, self.bias, self.stride, self.padding))
         return y.relu_() if relu else y
 
 
@@ -91,9 +91,9 @@ class FusedConvolution(Folded):
 
     def added(self, x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
         attribute, algorithm = ("relu", "") if relu else (None, None)
-        return torch.ops.mkldnn._convolution_pointwise.binary(
-            x,
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
             other,
+            x,
             self.weight,
             self.bias,
             *self._geometry(),
@@ -115,7 +115,7 @@ def fuses(dtype: torch.dtype, device: torch.device) -> bool:
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops, "mkldnn")):
         return False
     operators = torch.ops.mkldnn
-    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    names = ("_convolution_pointwise", "_convolution_pointwise_", "_reorder_convolution_weight")
     if not all(hasattr(operators, name) for name in names):
         return False
     # Without the instructions, oneDNN refuses bfloat16; torch's ordinary operations do not.
@@ -159,6 +159,9 @@ class InferenceNetwork:
     ----------
     spec : ResNetSpec
     dtype : torch.dtype
+        Of the convolutions.
+    own_dtype : torch.dtype
+        Of mean and head.
     device : torch.device
 
     Examples
@@ -183,7 +186,7 @@ class InferenceNetwork:
         self.spec: ResNetSpec = model.spec
         self.dtype, self.device = dtype, head.device
         self._fused = fuses(dtype, head.device)
-        self._head_dtype = torch.promote_types(dtype, torch.float32)
+        self.own_dtype = torch.promote_types(dtype, torch.float32)
         with torch.no_grad():
             n, *pixels = sizes
             norm = None if self.spec.preactivation else model.bn1
@@ -198,7 +201,7 @@ class InferenceNetwork:
                     stage.append(folded)
                 self._stages.append(stage)
             self._last = self._affine(model.norm) if self.spec.preactivation else None
-            self._head = [p.detach().to(self._head_dtype, copy=True) for p in model.fc.parameters()]
+            self._head = [p.detach().to(self.own_dtype, copy=True) for p in model.fc.parameters()]
 
     # -- folding --------------------------------------------------------------------------------
 
@@ -206,12 +209,11 @@ class InferenceNetwork:
         self, conv: Convolution, norm: BatchNorm | None, n: int, pixels: list[int]
     ) -> tuple[Folded, list[int]]:
         """The convolution with the normalization behind it, and how many pixels it leaves."""
-        # In float64: what rounding there is should be that of the products alone.
-        weight = conv.weight.detach().double()
+        weight = conv.weight.detach()
         bias = weight.new_zeros(weight.shape[0])
         if norm is not None:
             scale, bias = _scale_and_shift(norm)
-            weight = weight * scale[:, None, None, None]
+            weight = weight * scale.to(weight.dtype)[:, None, None, None]
         weight = weight.to(self.dtype).contiguous(memory_format=torch.channels_last)
         bias = bias.to(self.dtype)
         left = [-(-side // conv.stride) for side in pixels]
@@ -261,7 +263,7 @@ class InferenceNetwork:
             raise ValueError(f"stage: must be one of {list(names)}, got {stage!r}.")
         if x_BCHW.shape[0] == 0:  # oneDNN does not take empty batches
             shape = x_BCHW.shape[2:]
-            return x_BCHW.new_zeros(_empty_shape(self.spec, stage, shape), dtype=self._head_dtype)
+            return x_BCHW.new_zeros(_empty_shape(self.spec, stage, shape), dtype=self.own_dtype)
         with torch.inference_mode():
             x = x_BCHW.to(self.dtype).contiguous(memory_format=torch.channels_last)
             x = self._stem.plain(x, relu=not self.spec.preactivation)
@@ -276,10 +278,11 @@ class InferenceNetwork:
                     return x
             if self._last is not None:
                 x = self._last(x)
-            h_BF = x.mean((2, 3), dtype=self._head_dtype)
+            h_BF = x.mean((2, 3), dtype=self.own_dtype)
             return h_BF if stage == "avgpool" else F.linear(h_BF, *self._head)
 
     def _block(self, folded: _FoldedBlock, x: Tensor) -> Tensor:
+        """What a block leaves. The memory of x, which is ours from the stem on, may be reused."""
         activated = x if folded.first is None else folded.first(x)
         y = activated
         for conv in folded.branch[:-1]:
@@ -294,12 +297,6 @@ class InferenceNetwork:
             padded = pad_channels(x, folded.block.block, self.spec.option_a_padding)
             shortcut = padded.contiguous(memory_format=torch.channels_last)
         return last.added(y, shortcut, relu=relu)
-
-    # -- batches --------------------------------------------------------------------------------
-
-    def batch_rows(self, height: int, width: int, n_bytes: int = ACTIVATION_BYTES) -> int:
-        """How many images of this size keep the activations of a batch below ``n_bytes``."""
-        return batch_rows(self.spec, height, width, self.dtype.itemsize, n_bytes)
 
 
 def _scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
@@ -322,26 +319,6 @@ def _empty_shape(spec: ResNetSpec, stage: str, pixels: torch.Size) -> tuple[int,
         s = int(stage.removeprefix("layer")) - 1
         channels, halvings = spec.stage_channels[s], halvings + s
     return (0, channels, *(-(-side // 2**halvings) for side in pixels))
-
-
-def batch_rows(
-    spec: ResNetSpec, height: int, width: int, itemsize: int, n_bytes: int = ACTIVATION_BYTES
-) -> int:
-    """How many images keep the activations of a batch below ``n_bytes`` in prediction, 1 at least.
-
-    Counted are the image, what the widest place reads and leaves, and its shortcut.
-    """
-    pixels = -(-height // spec.stem_convolution[1]) * -(-width // spec.stem_convolution[1])
-    widest = height * width * spec.in_channels + 2 * pixels * spec.width
-    side_h, side_w = height, width
-    for _ in range(2 if spec.stem == "imagenet" else 0):
-        side_h, side_w = -(-side_h // 2), -(-side_w // 2)
-    for block in spec.blocks:
-        before = side_h * side_w
-        side_h, side_w = -(-side_h // block.stride), -(-side_w // block.stride)
-        read = before * (block.in_channels + block.inner)
-        widest = max(widest, read + side_h * side_w * (block.inner + 2 * block.out_channels))
-    return max(1, n_bytes // (widest * itemsize))
 
 
 # -- several views of an image ------------------------------------------------------------------
@@ -377,11 +354,25 @@ def views_of(x_BCHW: Tensor, views: str) -> Iterator[Tensor]:
         yield crop.flip(3)
 
 
-def mean_probabilities(network: InferenceNetwork, x_BCHW: Tensor, views: str = "none") -> Tensor:
-    """Softmax of the logits, averaged over the views, of shape (B, K)."""
-    total, n = None, 0
-    for view in views_of(x_BCHW, views):
-        p_BK = network(view).softmax(1)
-        total, n = (p_BK if total is None else total + p_BK), n + 1
-    assert total is not None
-    return total / n
+class AveragedViews:
+    """A network whose logits are those of the mean probabilities of several views of an image.
+
+    Softmax of what it gives is the mean over the views v of softmax(z_v), so it stands wherever a
+    network does.
+
+    Parameters
+    ----------
+    network : InferenceNetwork
+    views : {"flip", "ten_crop"}
+    """
+
+    def __init__(self, network: InferenceNetwork, views: str) -> None:
+        self._network, self._views = network, views
+        self.spec, self.device, self.own_dtype = network.spec, network.device, network.own_dtype
+
+    def features(self, x_BCHW: Tensor, stage: str = "fc") -> Tensor:
+        """log(mean_v softmax(z_v)) for the stage "fc"; other stages are those of the image."""
+        if stage != "fc":
+            return self._network.features(x_BCHW, stage)
+        logs = [self._network(view).log_softmax(1) for view in views_of(x_BCHW, self._views)]
+        return torch.stack(logs).logsumexp(0) - math.log(len(logs))

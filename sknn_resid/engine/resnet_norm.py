@@ -41,6 +41,8 @@ class BatchNorm(nn.Module):
     totals : list of (Tensor, Tensor, Tensor) or None
         While a list, training passes append (weight, mean, variance) and leave the statistics as
         they are.
+    frozen : bool
+        Whether training passes are as in evaluation, so that the statistics stay what they are.
     """
 
     weight: Tensor
@@ -58,6 +60,7 @@ class BatchNorm(nn.Module):
         count = torch.zeros((), dtype=torch.int64, device=device)
         self.register_buffer("num_batches_tracked", count)
         self.totals: list[tuple[Tensor, Tensor, Tensor]] | None = None
+        self.frozen = False
 
     def forward(self, x_BCHW: Tensor, weights_B: Tensor | None = None) -> Tensor:
         """Normalize; in training by the statistics of the batch.
@@ -68,7 +71,7 @@ class BatchNorm(nn.Module):
         weights_B : Tensor of shape (B,) or None
             Weights of the rows, not all zero; None where they are equal. Not read in evaluation.
         """
-        if not self.training:
+        if not self.training or self.frozen:
             return F.batch_norm(
                 x_BCHW, self.running_mean, self.running_var, self.weight, self.bias, eps=EPSILON
             )

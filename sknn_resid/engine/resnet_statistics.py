@@ -20,6 +20,10 @@ def recompute_statistics(model: ResNet, batches: Iterable[tuple[Tensor, Tensor |
 
     mu = sum_k n_k mu_k / n,  v = sum_k n_k (v_k + (mu_k - mu)^2) / n
 
+    and ``num_batches_tracked`` is their number.
+
+    Frozen normalizations keep theirs.
+
     Parameters
     ----------
     model : ResNet
@@ -54,4 +58,5 @@ def _pool(norm: BatchNorm, totals: list[tuple[Tensor, Tensor, Tensor]]) -> None:
     r_K1 = (n_K / n_K.sum())[:, None]
     mean_C = (r_K1 * mean_KC).sum(0)  # no product of matrices, which autocast would round
     norm.running_mean.copy_(mean_C)
+    norm.num_batches_tracked.fill_(len(totals))
     norm.running_var.copy_((r_K1 * (var_KC + (mean_KC - mean_C).square())).sum(0))

@@ -28,6 +28,12 @@ from sknn_resid.engine.slots import (
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
 from sknn_resid.engine.structure import input_dtype, make_network
 
+# A short last batch of at least this share of a full one is filled up with rows of weight 0 and
+# goes with the full ones, if one segment holds all: the few operations at the ends of a segment
+# (targets, losses) are other code than the steps, and drive it out of the processor's caches. On
+# digits (8 batches of 200 and one of 197) that is 90 of the 1,370 microseconds of an epoch.
+PAD_FROM = 0.75
+
 
 @dataclass(frozen=True, eq=False)
 class Member:
@@ -182,11 +188,15 @@ class Stack:
         )
 
     def _make_segments(self) -> list[_Segment]:
-        n_full = self._n_batches if self._tail == self.batch else self._n_batches - 1
+        network = self._jobs[0].network
+        per_batch = len(self._jobs) * self.batch * network.n_outputs * network.dtype.itemsize
+        fits = slots_per_segment(2 * per_batch, self._n_batches) == self._n_batches
+        nearly_full = PAD_FROM * self.batch <= self._tail
+        n_full = self._n_batches - 1
+        if self._tail == self.batch or (nearly_full and fits and isinstance(network, NetworkSpec)):
+            n_full = self._n_batches
         segments: list[_Segment] = []
         if n_full:
-            network = self._jobs[0].network
-            per_batch = len(self._jobs) * self.batch * network.n_outputs * network.dtype.itemsize
             bank = self._make_bank(slots_per_segment(2 * per_batch, n_full), self.batch)
             programs = [self._bind(bank, g) for g in range(bank.n_slots)]
             gather_S = self._bind_gather(bank)
@@ -321,6 +331,10 @@ class Stack:
     def _load_even_weights(self, segment: _Segment) -> None:
         """Every row counts 1 / B, for good."""
         bank = segment.bank
+        if segment.batches.stop == self._n_batches and self._tail < bank.batch:
+            first = segment.batches.start * self.batch
+            self._load_weights(segment, first, first + segment.n_batches * bank.batch)
+            return
         bank.r_MG1B.fill_(1.0 / bank.batch)
         decay_M1 = torch.as_tensor(self._penalty_M / bank.batch)[:, None]
         bank.decay_MG.copy_(decay_M1.expand_as(bank.decay_MG))

@@ -10,7 +10,7 @@ Layers are named by what they are: "hidden_1" ... "output" in a dense network, "
 "block_1.linear_1" ... "output" in a residual one. What is shown of them:
 
 ==========  ====================================================================
-``in``      v^(l-1), what the product reads
+``in``      v^(l-1), what the product reads (residual networks)
 ``z``       z^(l) = v^(l-1) W^(l) + b^(l)
 ``v``       v^(l): what goes on from here
 ``dv``      dJ/dv^(l)

@@ -11,6 +11,7 @@ from sknn_resid._sklearn_compat import check_matplotlib_support
 
 # More entries than this make a legend longer than the picture; the largest are named.
 MOST_NAMES = 12
+MOST_TICKS = 14
 
 
 def axes_or_new(ax: Any, caller: str, *, figsize: tuple[float, float] | None = None) -> Any:
@@ -70,3 +71,39 @@ def log_scale(axis: Any) -> None:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def network_names(estimators: Sequence[Any], names: Sequence[str] | None) -> list[str]:
+    """One name for each estimator: those given, or their classes'.
+
+    Raises
+    ------
+    ValueError
+        If there are none, too many or too few, or two alike.
+    """
+    if not len(estimators):
+        raise ValueError("estimators: needs at least one network, got none.")
+    if names is None:
+        kinds = [type(est[-1] if hasattr(est, "steps") else est).__name__ for est in estimators]
+        if len(set(kinds)) == len(kinds):
+            return kinds
+        return [f"{kind} {i}" for i, kind in enumerate(kinds, 1)]
+    names = [str(name) for name in names]
+    if len(names) != len(estimators) or len(set(names)) != len(names):
+        raise ValueError(
+            f"names: needs {len(estimators)} different names, one for each estimator, got {names}."
+        )
+    return names
+
+
+def name_ticks(axis: Any, names: Sequence[str]) -> None:
+    """Names at an axis of layers: all, or every k-th and the last."""
+    n = len(names)
+    step = -(-n // MOST_TICKS)
+    shown = np.arange(0, n, step)
+    if shown[-1] != n - 1:
+        shown = np.append(shown[: len(shown) - (n - 1 - shown[-1] <= step // 2)], n - 1)
+    axis.set_ticks(shown, [names[k] for k in shown.tolist()], fontsize="small")
+    if axis.axis_name == "x" and max(map(len, names)) * len(shown) > 60:
+        for label in axis.get_ticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")

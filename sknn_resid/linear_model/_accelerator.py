@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sknn_resid._device import resolve_device
-from sknn_resid.linear_model._gram import BITS, MAX_ROWS, Gram, choose_shift
+from sknn_resid.linear_model._gram import BITS, MAX_ROWS, Gram, choose_shifts
 from sknn_resid.linear_model._least_squares import STREAM_SLICES, Problem, Stream, prepare_stream
 from sknn_resid.linear_model._words import SPLITTER, compress, word_count
 
@@ -92,7 +92,7 @@ def prepare_on(
     """
     shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
     if fit_intercept:
-        shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
+        shift, y_shift = choose_shifts(X, Y, sample_weight)
     sums = gram_on(device, X, Y, sample_weight, shift, y_shift, STREAM_SLICES)
     return prepare_stream(Stream(sums, fit_intercept), penalty=penalty, refine=refine)
 

@@ -13,6 +13,7 @@ import numpy as np
 from . import _filters
 from ._factor import Factor
 from ._problem import Problem
+from ._quick import covariance_quickly
 from ._refine import GOAL
 from ._words import add, dot, matmul, multiply, two_prod
 
@@ -71,6 +72,10 @@ def covariance(problem: Problem, alpha: float = 0.0) -> Covariance:
     root = factor.basis * _filters.shrinkage(factor, alpha)
     if not problem.refined:
         return _from_root(factor, root)
+    if problem.quick is not None and alpha == 0:
+        quickly = covariance_quickly(problem.quick)
+        if quickly is not None:
+            return _whole(factor, quickly, root)
     refiner = problem.refiner
     goal, same = _variance_goal(problem, root), np.full(len(refiner.P), float(alpha))
     if alpha > 0 and np.all(_filters.shrinkage(factor, alpha) >= 0.5):
@@ -109,7 +114,7 @@ def standard_variances(
     intercept : ndarray of shape alpha.shape
     """
     alpha = np.asarray(alpha, dtype=np.float64)
-    values, where = np.unique(alpha.ravel(), return_inverse=True)
+    values, where = _filters.distinct(alpha.ravel())
     found = [covariance(problem, value) for value in values]
     coef = np.stack([np.diag(c.coef) for c in found])[where].reshape(*alpha.shape, -1)
     return coef, np.array([c.intercept_variance for c in found])[where].reshape(alpha.shape)
@@ -178,13 +183,13 @@ def _from_words(
     """Covariance from words in the refiner's scaled coordinates."""
     system, scale = problem.equations.system, problem.refiner.scale
     C = C / scale / scale[:, None]
-    plain = _from_root(problem.factor, root)
+    root = _user_root(problem.factor, root)
     coef = C[0]
     # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
     coef = np.triu(coef) + np.triu(coef, 1).T
     if not system.fit_intercept:
         nothing = np.full(len(coef), np.nan)
-        return Covariance(coef, np.nan, nothing, plain.root, refined)
+        return Covariance(coef, np.nan, nothing, root, refined)
     mean, count = system.full_mean, len(system.mean) + 1
     if len(coef) <= 16:
         cross = dot(C, mean[:, None, :], count)
@@ -193,12 +198,26 @@ def _from_words(
     variance = dot(cross, mean, count)
     if constant:
         variance = add(variance, system.inverse_weights, count)
-    return Covariance(coef, float(variance[0]), -cross[0], plain.root, refined)
+    return Covariance(coef, float(variance[0]), -cross[0], root, refined)
+
+
+def _whole(factor: Factor, C: np.ndarray, root: np.ndarray) -> Covariance:
+    """Covariance from that of [intercept, coefficients], or of coefficients alone."""
+    root = _user_root(factor, root)
+    if not factor.fit_intercept:
+        return Covariance(C, np.nan, np.full(len(C), np.nan), root, True)
+    return Covariance(C[1:, 1:], float(C[0, 0]), C[0, 1:], root, True)
 
 
 def _from_root(factor: Factor, root: np.ndarray) -> Covariance:
-    """Covariance from rows of the shifted problem: the intercept moves with the shift."""
-    root = root.copy()
-    root[0] = root[0] - factor.shift @ root[1:] if factor.fit_intercept else np.nan
+    """Covariance in plain float64."""
+    root = _user_root(factor, root)
     coef = root[1:] @ root[1:].T
     return Covariance(coef, float(root[0] @ root[0]), root[1:] @ root[0], root)
+
+
+def _user_root(factor: Factor, root: np.ndarray) -> np.ndarray:
+    """Rows of the shifted problem as those of the user's: the intercept moves with the shift."""
+    root = root.copy()
+    root[0] = root[0] - factor.shift @ root[1:] if factor.fit_intercept else np.nan
+    return root

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._basis import Directions
 from ._factor import Factor, factorise
-from ._gram import BITS, Gram, choose_shift, gram
+from ._gram import BITS, Gram, choose_shifts, gram
 from ._system import System, centre
 
 MAX_SLICES = 6
@@ -37,6 +37,7 @@ def normal_equations(
     fit_intercept: bool = True,
     penalty: np.ndarray | None = None,
     refine: bool = True,
+    sums: Gram | None = None,
 ) -> Decomposition:
     """Sums of products and their factorisation.
 
@@ -55,6 +56,8 @@ def normal_equations(
     refine : bool, default=True
         Whether the sums must serve a correctly rounded solution; without, they only serve a
         factorisation as good as an orthogonal one.
+    sums : Gram or None, default=None
+        From :func:`first_sums`, if they are there already.
 
     Returns
     -------
@@ -66,19 +69,11 @@ def normal_equations(
     ValueError
         If the squares of a column leave the range of float64.
     """
-    if fit_intercept:
-        shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
-    else:
-        shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
-    work = len(X) * X.shape[1] ** 2
-    bits = None
-    if refine:
-        bits = MOST_BITS if work <= MOST else MORE_BITS if work <= MORE else EXACT_BITS
-    slices = 1 if bits is None else 2 if bits == EXACT_BITS else 3
+    bits = wanted_bits(X) if refine else None
+    if sums is None:
+        sums = first_sums(X, Y, sample_weight, fit_intercept, bits)
     while True:
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = gram(X, Y, sample_weight, shift, y_shift, slices)
-        _check_range(sums, X, Y)
+        slices = sums.slices
         result = from_sums(sums, fit_intercept=fit_intercept, penalty=penalty, bits=bits)
         scale = result.found.scale
         if bits == MORE_BITS and (scale != scale[:1]).any():
@@ -93,11 +88,56 @@ def normal_equations(
         slices = min(MAX_SLICES, max(slices + 1, more))
         if result.found.unresolved:
             slices = MAX_SLICES
+        sums = gram(X, Y, sample_weight, sums.shift, sums.y_shift, slices)
+
+
+def wanted_bits(X: np.ndarray) -> float:
+    """Bits that a refined solution for these rows shall have."""
+    work = len(X) * X.shape[1] ** 2
+    return MOST_BITS if work <= MOST else MORE_BITS if work <= MORE else EXACT_BITS
+
+
+def first_sums(
+    X: np.ndarray,
+    Y: np.ndarray,
+    sample_weight: np.ndarray | None,
+    fit_intercept: bool,
+    bits: float | None,
+) -> Gram:
+    """Sums of products with as many bits as a well-conditioned problem needs.
+
+    Parameters
+    ----------
+    X, Y, sample_weight, fit_intercept
+        As :func:`normal_equations`.
+    bits : float or None
+        From :func:`wanted_bits`; None means plain float64.
+
+    Returns
+    -------
+    Gram
+
+    Raises
+    ------
+    ValueError
+        If the squares of a column leave the range of float64.
+    """
+    shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
+    if fit_intercept:
+        shift, y_shift = choose_shifts(X, Y, sample_weight)
+    slices = 1 if bits is None else 2 if bits == EXACT_BITS else 3
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = gram(X, Y, sample_weight, shift, y_shift, slices)
+    _check_range(sums, X, Y)
+    return sums
 
 
 def _check_range(sums: Gram, X: np.ndarray, Y: np.ndarray) -> None:
     """Refuse columns whose squares are infinite, naming the first."""
-    for name, data, squares in (("X", X, sums.xx[0].diagonal()[1:]), ("y", Y, sums.yy[0])):
+    x_squares = sums.xx[0].diagonal()[1:]
+    if np.isfinite(x_squares.sum() + sums.yy[0].sum()):
+        return
+    for name, data, squares in (("X", X, x_squares), ("y", Y, sums.yy[0])):
         beyond = np.flatnonzero(~np.isfinite(squares))
         if len(beyond):
             j = int(beyond[0])

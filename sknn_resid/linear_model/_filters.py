@@ -11,6 +11,20 @@ import numpy as np
 from ._factor import Factor, WideBasis
 
 
+def distinct(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct penalties, ascending, and which of them each target has.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> distinct(np.array([2.0, 1.0, 2.0]))
+    (array([1., 2.]), array([1, 0, 1]))
+    """
+    if (alpha == alpha[0]).all():  # the usual case, without sorting
+        return alpha[:1], np.zeros(len(alpha), dtype=int)
+    return np.unique(alpha, return_inverse=True)
+
+
 def shrinkage(factor: Factor, alphas: np.ndarray | float) -> np.ndarray:
     """Shrinkage factors ``f = d^2 / (d^2 + alpha)``; 1 for free directions and alpha = 0.
 
@@ -34,6 +48,8 @@ def shrinkage(factor: Factor, alphas: np.ndarray | float) -> np.ndarray:
     """
     a = np.asarray(alphas, dtype=np.float64)[..., None]
     d = factor.singular_values
+    if not a.any():
+        return np.ones((*a.shape[:-1], len(d)))
     # (sqrt(alpha) / d)^2 neither overflows nor underflows where the factor itself does not.
     with np.errstate(over="ignore"):
         return 1.0 / (1.0 + (np.sqrt(a) / d) ** 2)
@@ -43,6 +59,8 @@ def complement(factor: Factor, alphas: np.ndarray | float) -> np.ndarray:
     """``1 - f = alpha / (d^2 + alpha)`` without cancellation; shapes as :func:`shrinkage`."""
     a = np.asarray(alphas, dtype=np.float64)[..., None]
     d = factor.singular_values
+    if not a.any():
+        return np.zeros((*a.shape[:-1], len(d)))
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         return np.where(a > 0, 1.0 / (1.0 + (d / np.sqrt(a)) ** 2), 0.0)
 
@@ -130,7 +148,9 @@ def orthonormal_rows(
     -------
     ndarray of shape (n_samples, n_directions)
     """
-    U = (X - factor.shift) @ factor.basis[1:] + factor.basis[0]
+    shifted = X - factor.shift if factor.shift.any() else X
+    U = shifted @ factor.basis[1:]
+    U += factor.basis[0]
     return U if sample_weight is None else U * np.sqrt(sample_weight)[:, None]
 
 

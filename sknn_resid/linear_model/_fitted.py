@@ -13,37 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from sknn_resid.linear_model._factor import Factor
-from sknn_resid.linear_model._filters import complement, leverage, shrinkage
+from sknn_resid.linear_model._filters import complement, distinct, leverage, shrinkage
 from sknn_resid.linear_model._inference import ratio, row_norms
-
-
-@dataclass(frozen=True, eq=False)
-class Refined:
-    """Unscaled covariances that the kernels have refined, one per target.
-
-    Parameters
-    ----------
-    variances : ndarray of shape (n_targets, n_features)
-        Of the coefficients.
-    intercept_variances : ndarray of shape (n_targets,)
-        NaN without an intercept.
-    covariances : tuple of ndarray of shape (n_features, n_features), or None
-        One for each entry of ``alphas``; None where they would be large.
-    intercept_covariances : tuple of ndarray of shape (n_features,), or None
-        As ``covariances``.
-    which : ndarray of int of shape (n_targets,)
-        Entry of ``covariances`` that belongs to a target.
-    """
-
-    variances: np.ndarray
-    intercept_variances: np.ndarray
-    covariances: tuple[np.ndarray, ...] | None
-    intercept_covariances: tuple[np.ndarray, ...] | None
-    which: np.ndarray
+from sknn_resid.linear_model._refined import Refined
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +80,7 @@ class FittedLinear:
         """``tr(H)`` with the intercept's 1, shape (n_targets,)."""
         return shrinkage(self.factor, self.alpha).sum(axis=1)
 
-    @property
+    @cached_property
     def df_resid(self) -> np.ndarray:
         """``n - tr(2H - HH')``, shape (n_targets,).
 
@@ -113,7 +90,7 @@ class FittedLinear:
         left = self.n_obs - self.factor.singular_values.size
         return left + np.sum(complement(self.factor, self.alpha) ** 2, axis=1)
 
-    @property
+    @cached_property
     def sigma2(self) -> np.ndarray:
         """Noise variance ``rss / df_resid``, shape (n_targets,); NaN where no df are left."""
         df = self.df_resid
@@ -133,7 +110,7 @@ class FittedLinear:
 
         Rows of the root: the intercept of the shifted columns, then the coefficients.
         """
-        values, group = np.unique(self.alpha, return_inverse=True)
+        values, group = distinct(self.alpha)
         for number, alpha in enumerate(values):
             root = self.factor.basis * shrinkage(self.factor, alpha)
             yield np.flatnonzero(group == number), root
@@ -144,9 +121,10 @@ class FittedLinear:
             return self.robust[:, 1:, 1:].copy()
         found = np.empty((self.n_targets, self.n_features, self.n_features))
         sigma2 = self.sigma2
-        if self.refined is not None and self.refined.covariances is not None:
-            for target, number in enumerate(self.refined.which):
-                found[target] = sigma2[target] * self.refined.covariances[number]
+        refined = None if self.refined is None else self.refined.found
+        if refined is not None and refined.covariances is not None:
+            for target, number in enumerate(refined.which):
+                found[target] = sigma2[target] * refined.covariances[number]
             return found
         for targets, root in self._roots():
             product = root[1:] @ root[1:].T
@@ -160,7 +138,7 @@ class FittedLinear:
             return np.sqrt(np.diagonal(self.robust, axis1=1, axis2=2)[:, 1:])
         sigma = np.sqrt(self.sigma2)[:, None]
         if self.refined is not None:
-            return sigma * np.sqrt(self.refined.variances)
+            return sigma * np.sqrt(self.refined.found.variances)
         norms = np.empty((self.n_targets, self.n_features))
         for targets, root in self._roots():
             norms[targets] = row_norms(root[1:])
@@ -176,7 +154,7 @@ class FittedLinear:
         if not self.factor.fit_intercept:
             return np.zeros(self.n_targets)
         if self.robust is None and self.refined is not None:
-            return self.sigma2 * self.refined.intercept_variances
+            return self.sigma2 * self.refined.found.intercept_variances
         return self.mean_variance(np.zeros((1, self.n_features)))[0]
 
     def intercept_covariance(self) -> np.ndarray:
@@ -187,8 +165,9 @@ class FittedLinear:
         if self.robust is not None:
             return self.robust[:, 0, 1:] - self.robust[:, 1:, 1:] @ self.factor.shift
         sigma2 = self.sigma2[:, None]
-        if self.refined is not None and self.refined.intercept_covariances is not None:
-            return sigma2 * np.stack(self.refined.intercept_covariances)[self.refined.which]
+        refined = None if self.refined is None else self.refined.found
+        if refined is not None and refined.intercept_covariances is not None:
+            return sigma2 * np.stack(refined.intercept_covariances)[refined.which]
         for targets, root in self._roots():
             found[targets] = root[1:] @ (root[0] - self.factor.shift @ root[1:])
         return sigma2 * found
@@ -205,7 +184,7 @@ class FittedLinear:
         """
         found = np.empty((X.shape[0], self.n_targets))
         if self.robust is None:
-            values, group = np.unique(self.alpha, return_inverse=True)
+            values, group = distinct(self.alpha)
             for number, alpha in enumerate(values):
                 unscaled = leverage(self.factor, X, None, float(alpha), power=2)
                 found[:, group == number] = unscaled[:, None]

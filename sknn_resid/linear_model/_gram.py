@@ -118,30 +118,40 @@ def merge(a: Gram, b: Gram) -> Gram:
     )
 
 
-def choose_shift(X: np.ndarray, sample_weight: np.ndarray | None = None) -> np.ndarray:
-    """Shift that keeps the columns' means from costing bits; 0 where they cost few.
+def choose_shifts(
+    X: np.ndarray, Y: np.ndarray, sample_weight: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shifts that keep the columns' means from costing bits; 0 where they cost few.
 
     Any value is exact, so a sample of rows decides. A column is left alone unless its mean is many
     standard deviations from 0, because a shift makes entries longer than 53 bits.
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, n_columns)
+    X : ndarray of shape (n_samples, n_features)
+    Y : ndarray of shape (n_samples, n_targets)
     sample_weight : ndarray of shape (n_samples,) or None, default=None
 
     Returns
     -------
-    ndarray of shape (n_columns,)
+    shift : ndarray of shape (n_features,)
+    y_shift : ndarray of shape (n_targets,)
     """
     if sample_weight is not None:
-        X = X[np.flatnonzero(sample_weight)]
-    part = X[:: max(1, len(X) // 256)]
+        present = np.flatnonzero(sample_weight)
+        some = present[:: max(1, len(present) // 64)]
+        part = np.concatenate([X[some], Y[some]], axis=1)
+    else:
+        step = max(1, len(X) // 64)
+        part = np.concatenate([X[::step], Y[::step]], axis=1)
     # Scaled first: the squares of large entries would overflow.
     largest = np.maximum(np.abs(part).max(axis=0), np.finfo(float).tiny)
-    part = part / largest
-    mean = part.mean(axis=0)
-    spread = np.sqrt(((part - mean) ** 2).mean(axis=0))
-    return np.where(np.abs(mean) > 4.0 * spread, mean * largest, 0.0)
+    part /= largest
+    mean = part.sum(axis=0) / len(part)
+    part -= mean
+    spread = np.sqrt((part * part).sum(axis=0) / len(part))
+    found = np.where(np.abs(mean) > 4.0 * spread, mean * largest, 0.0)
+    return found[: X.shape[1]], found[X.shape[1] :]
 
 
 class _Sum:

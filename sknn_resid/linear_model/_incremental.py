@@ -14,7 +14,8 @@ import numpy as np
 from sknn_resid.linear_model._factor import Factor
 from sknn_resid.linear_model._fitted import FittedLinear
 from sknn_resid.linear_model._least_squares import prepare_stream, solve, stream
-from sknn_resid.linear_model._training import Outcome, TrainingRows, refined_covariance
+from sknn_resid.linear_model._refined import refined_covariance
+from sknn_resid.linear_model._training import Outcome, TrainingRows
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,9 +19,17 @@ import numpy as np
 
 from . import _filters
 from ._covariances import Covariance, covariance, standard_variances, variance_difference
-from ._decompose import EXACT_BITS, from_sums, normal_equations
-from ._gram import Gram, choose_shift, gram, merge
+from ._decompose import (
+    EXACT_BITS,
+    MOST_BITS,
+    first_sums,
+    from_sums,
+    normal_equations,
+    wanted_bits,
+)
+from ._gram import Gram, choose_shifts, gram, merge
 from ._problem import Problem
+from ._quick import quicken, solve_quickly
 from ._refine import GOAL
 from ._wide import factorise_wide
 from ._words import add, dot, matmul
@@ -138,6 +146,15 @@ def prepare(
             X, Y, sample_weight=sample_weight, fit_intercept=fit_intercept, penalty=penalty
         )
         return Problem(wide, None, False, rows)
+    sums = None
+    if wanted and penalty is None:
+        bits = wanted_bits(X)
+        sums = first_sums(X, Y, sample_weight, fit_intercept, bits)
+        # The smallest problems have to show that the bits suffice for each entry.
+        strict = bits == MOST_BITS
+        quick = quicken(sums, fit_intercept, EXACT_BITS if strict else bits, strict)
+        if quick is not None:
+            return Problem(quick.factor, None, True, rows, quick)
     found = normal_equations(
         X,
         Y,
@@ -145,6 +162,7 @@ def prepare(
         fit_intercept=fit_intercept,
         penalty=penalty,
         refine=wanted,
+        sums=sums,
     )
     return Problem(found.factor, found, wanted, rows)
 
@@ -176,6 +194,13 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
         reach = _reach(problem, coef, intercept)
         plain = Solution(coef, intercept, rss, False, coef[None], intercept[None], reach)
         return _with_rss(problem, plain, rss <= 2.0**-36 * factor.tss)
+    quickly = None if problem.quick is None else solve_quickly(problem.quick, alpha)
+    if problem.quick is not None and quickly is not None:
+        b, c, rss, size = quickly
+        reach = _reach(problem, b[0], c[0])
+        found = Solution(b[0], c[0], np.maximum(rss, 0.0), True, b, c, reach)
+        precision = problem.quick.sums.precision
+        return _with_rss(problem, found, rss <= 2.0 ** (54.0 - precision) * size**2)
     refiner, system = problem.refiner, problem.equations.system
     rhs = system.xy / refiner.scale[:, None]
     exponent = refiner.exponent(alpha)
@@ -229,8 +254,9 @@ def _reach(problem: Problem, coef: np.ndarray, intercept: np.ndarray) -> np.ndar
     """Size of the terms of a fitted value, shape (n_targets,)."""
     factor = problem.factor
     typical = np.sqrt(factor.column_squares / factor.sum_weights) + np.abs(factor.shift)
-    if problem.decomposition is not None:  # means of the shifted columns
-        typical = typical + np.abs(problem.equations.system.mean[0])
+    mean = problem.mean
+    if mean is not None:
+        typical = typical + np.abs(mean)
     return np.abs(coef) @ typical + np.abs(intercept)
 
 
@@ -308,7 +334,7 @@ def stream(
     if state is None:
         shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
         if fit_intercept:
-            shift, y_shift = choose_shift(X, sample_weight), choose_shift(Y, sample_weight)
+            shift, y_shift = choose_shifts(X, Y, sample_weight)
     else:
         shift, y_shift = state.sums.shift, state.sums.y_shift
     new = gram(X, Y, sample_weight, shift, y_shift, STREAM_SLICES)

@@ -7,9 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ._decompose import EXACT_BITS, Decomposition, bits_needed
+from ._decompose import EXACT_BITS, Decomposition, bits_needed, from_sums, normal_equations
 from ._factor import Factor
 from ._filters import shrinkage
+from ._quick import Quick
 from ._refine import Refiner
 
 
@@ -22,23 +23,40 @@ class Problem:
     factor : Factor
         The factorisation, plain float64.
     decomposition : Decomposition or None
-        Normal equations in words; None for a wide problem that is not refined.
+        Normal equations in words; None for a wide problem that is not refined, and for a quick
+        one until they are needed.
     refined : bool
         Whether :func:`solve`, :func:`covariance` and :func:`variance_difference` refine.
     rows : tuple of (X, Y, sample_weight), or None
         The rows, by reference; None for a stream.
+    quick : Quick or None, default=None
+        What solves a well-conditioned problem in one step.
     """
 
     factor: Factor
     decomposition: Decomposition | None
     refined: bool
     rows: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None
+    quick: Quick | None = None
 
-    @property
+    @cached_property
     def equations(self) -> Decomposition:
         """Normal equations of a refined problem."""
-        assert self.decomposition is not None
-        return self.decomposition
+        if self.decomposition is not None:
+            return self.decomposition
+        assert self.quick is not None
+        fit_intercept, sums = self.factor.fit_intercept, self.quick.sums
+        if self.quick.strict and self.rows is not None:
+            X, Y, w = self.rows
+            return normal_equations(X, Y, sample_weight=w, fit_intercept=fit_intercept, sums=sums)
+        return from_sums(sums, fit_intercept=fit_intercept, penalty=None, bits=EXACT_BITS)
+
+    @property
+    def mean(self) -> np.ndarray | None:
+        """Weighted means of the shifted columns; None for a wide problem: shifted by them."""
+        if self.quick is not None:
+            return self.quick.mean
+        return None if self.decomposition is None else self.decomposition.system.mean[0]
 
     def enough(self, alpha: np.ndarray | float) -> bool:
         """Whether the bits of the sums suffice at these penalties, which mend the conditioning."""

@@ -19,8 +19,10 @@ from sknn_resid.linear_model._checks import (
     feature_names,
     warn_deficient_rank,
 )
+from sknn_resid.linear_model._filters import distinct
 from sknn_resid.linear_model._jackknife import LeaveOneOutFits, jackknife_plus, leave_one_out_fits
 from sknn_resid.linear_model._least_squares import Problem
+from sknn_resid.linear_model._loo import Squares
 from sknn_resid.linear_model._path import check_grid
 from sknn_resid.linear_model._penalised import PenalisedMixin
 from sknn_resid.linear_model._scoring import PredictionScorer, prediction_scorer, routed
@@ -30,7 +32,7 @@ from sknn_resid.linear_model._selection import (
     gcv_scores,
     information_scores,
     loo_predictions_of,
-    loo_scores,
+    loo_scores_and_squares,
     loo_scores_by,
 )
 from sknn_resid.linear_model._training import TrainingRows, fit_problem, prepare_rows
@@ -244,10 +246,13 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
         else:
             self.alphas_ = check_grid(self.alphas)
         to_scorer, to_splitter = routed(self, params, sample_weight)
-        scorer = prediction_scorer(self, to_scorer, rows.sample_weight)
+        scorer, squares = None, None
+        if self.cv is not None or self.scoring is not None:
+            scorer = prediction_scorer(self, to_scorer, rows.sample_weight)
         if self.cv is None:
-            scores = self._scores_of_all_rows(problem, rows, scorer)
+            scores, squares = self._scores_of_all_rows(problem, rows, scorer)
         else:
+            assert scorer is not None
             splits = check_cv(self.cv).split(rows.X, rows.Y, **to_splitter)
             scores = fold_scores(
                 rows,
@@ -261,7 +266,11 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
         alpha = self._choose(scores, rows.Y.shape[1])
         if self.store_cv_results:
             self.cv_results_ = self._leave_one_out_table(problem, rows)
-        outcome = fit_problem(problem, alpha, rows, self.cov_type)
+        leverages = None
+        if squares is not None:  # the leave-one-out pass has made what the leverages follow from
+            chosen = distinct(alpha)[0]
+            leverages = squares.leverage((self.alphas_ == chosen[:, None]).argmax(axis=1))
+        outcome = fit_problem(problem, alpha, rows, self.cov_type, leverages)
         self._adopt(outcome, rows, device)
         self._loo_fits = None
         if self.keep_rows and outcome.row_statistics is not None:
@@ -280,19 +289,20 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
             )
 
     def _scores_of_all_rows(
-        self, problem: Problem, rows: TrainingRows, scorer: PredictionScorer
-    ) -> np.ndarray:
-        """Scores without folds, shape (n_alphas, n_targets) or (n_alphas, 1)."""
-        factor = problem.factor
+        self, problem: Problem, rows: TrainingRows, scorer: PredictionScorer | None
+    ) -> tuple[np.ndarray, Squares | None]:
+        """Scores without folds, shape (n_alphas, n_targets) or (n_alphas, 1), and for leverages."""
+        factor, squares = problem.factor, None
         if self.criterion == "loo" and factor.n_rows < 2 and len(self.alphas_) > 1:
             raise ValueError(
                 f"n_samples = {factor.n_rows}: leave-one-out needs at least 2 samples with a "
                 "positive weight to choose among alphas. Use Ridge, or give one alpha."
             )
-        if self.scoring is not None:
-            return loo_scores_by(factor, rows, self.alphas_, scorer, self.alpha_per_target)
+        if scorer is not None:
+            per_target = self.alpha_per_target
+            return loo_scores_by(factor, rows, self.alphas_, scorer, per_target), None
         if self.criterion == "loo":
-            scores = loo_scores(factor, rows, self.alphas_)
+            scores, squares = loo_scores_and_squares(factor, rows, self.alphas_)
         elif self.criterion == "gcv":
             scores = gcv_scores(factor, rows.n_obs, self.alphas_)
         else:
@@ -300,10 +310,10 @@ class RidgeCV(PenalisedMixin, LeastSquaresBase):
                 factor, rows.n_obs, rows.sum_log_weights, self.alphas_, self.criterion
             )
         if self.alpha_per_target:
-            return scores
+            return scores, squares
         # Criteria are log-likelihoods, which add up over targets; errors are averaged.
         together = np.sum if self.criterion in ("aic", "bic") else np.mean
-        return together(scores, axis=1, keepdims=True)
+        return together(scores, axis=1, keepdims=True), squares
 
     def _choose(self, scores: np.ndarray, n_targets: int) -> np.ndarray:
         """Set what the choice results in; alpha of each target."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sknn_resid.linear_model._factor import Factor
-from sknn_resid.linear_model._filters import complement, shrinkage, training_rows
+from sknn_resid.linear_model._filters import complement, distinct, shrinkage, training_rows
 from sknn_resid.linear_model._inference import ratio
 
 # 1 - h below this is rounding: the row determines its own fit.
@@ -42,6 +42,7 @@ def row_statistics(
     residuals: np.ndarray,
     alpha: np.ndarray,
     sample_weight: np.ndarray | None,
+    leverages: np.ndarray | None = None,
 ) -> RowStatistics:
     """Leverages and leave-one-out residuals of the training rows.
 
@@ -60,18 +61,22 @@ def row_statistics(
         Penalty of each target.
     sample_weight : ndarray of shape (n_samples,) or None
         Weights.
+    leverages : ndarray of shape (n_samples, n_distinct_alphas) or None, default=None
+        One column for each of ``np.unique(alpha)``, where a pass over the rows has made them.
 
     Returns
     -------
     RowStatistics
     """
-    values, group = np.unique(alpha, return_inverse=True)
-    f = shrinkage(factor, values)
-    h = np.empty((X.shape[0], values.size))
-    for part, U in _blocks(factor, X):
-        h[part] = (U * U) @ f.T
-    if sample_weight is not None:
-        h *= sample_weight[:, None]
+    values, group = distinct(alpha)
+    h = leverages
+    if h is None:
+        f = shrinkage(factor, values)
+        h = np.empty((X.shape[0], values.size))
+        for part, U in _blocks(factor, X):
+            h[part] = (U * U) @ f.T
+        if sample_weight is not None:
+            h *= sample_weight[:, None]
     # Rounding may leave a leverage just outside of [0, 1].
     np.clip(h, 0.0, 1.0, out=h)
     slack = 1.0 - h

@@ -20,7 +20,7 @@ from sknn_resid.linear_model._filters import (
     shrinkage,
 )
 from sknn_resid.linear_model._inference import information_criteria, ratio
-from sknn_resid.linear_model._loo import loo_blocks, loo_squared_errors
+from sknn_resid.linear_model._loo import Squares, loo_blocks, loo_pass, loo_squared_errors
 from sknn_resid.linear_model._training import TrainingRows, prepare_rows
 
 # Leave-one-out predictions of so many numbers are held at once.
@@ -68,6 +68,14 @@ def loo_scores(factor: Factor, rows: TrainingRows, alphas: np.ndarray) -> np.nda
     """Minus the weighted mean of squared leave-one-out errors, shape (n_alphas, n_targets)."""
     weighted, _ = loo_squared_errors(factor, rows.X, rows.Y, alphas, rows.sample_weight)
     return -weighted / factor.sum_weights
+
+
+def loo_scores_and_squares(
+    factor: Factor, rows: TrainingRows, alphas: np.ndarray
+) -> tuple[np.ndarray, Squares | None]:
+    """As :func:`loo_scores`, with what the leverages at the chosen penalty follow from."""
+    weighted, _, squares = loo_pass(factor, rows.X, rows.Y, alphas, rows.sample_weight)
+    return -weighted / factor.sum_weights, squares
 
 
 def gcv_scores(factor: Factor, n_obs: float, alphas: np.ndarray) -> np.ndarray:

@@ -39,7 +39,9 @@ class InferenceMixin:
     # Helpers
 
     def _state(self) -> FittedLinear:
-        check_is_fitted(self)
+        fitted = getattr(self, "_fitted", None)
+        if fitted is None:
+            check_is_fitted(self)
         return self._fitted
 
     def _certain_state(self) -> FittedLinear:
@@ -80,19 +82,19 @@ class InferenceMixin:
     @property
     def df_resid_(self) -> Any:
         """Residual degrees of freedom, ``n - tr(2H - HH')``, the intercept counted."""
-        return self._shaped(self._state().df_resid)
+        return self._shaped(self._state().df_resid.copy())
 
     @property
     def sigma2_(self) -> Any:
         """Residual variance ``rss / df_resid``; NaN with a warning where no df are left."""
         fitted = self._state()
         self._warn_without_df(fitted)
-        return self._shaped(fitted.sigma2)
+        return self._shaped(fitted.sigma2.copy())
 
     @property
     def rss_(self) -> Any:
         """Weighted residual sum of squares."""
-        return self._shaped(self._state().rss)
+        return self._shaped(self._state().rss.copy())
 
     # Covariance and standard errors
 

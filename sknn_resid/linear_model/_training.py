@@ -12,25 +12,21 @@ import numpy as np
 
 from sknn_resid.linear_model._accelerator import prepare_on
 from sknn_resid.linear_model._factor import Factor, WideBasis
-from sknn_resid.linear_model._fitted import FittedLinear, Refined
+from sknn_resid.linear_model._fitted import FittedLinear
 from sknn_resid.linear_model._least_squares import (
     Problem,
     Solution,
-    covariance,
     prepare,
     residuals,
     solve,
-    standard_variances,
 )
+from sknn_resid.linear_model._refined import refined_covariance
 from sknn_resid.linear_model._rows import (
     RowStatistics,
     row_statistics,
     sandwich,
     warn_full_leverage,
 )
-
-# Refined covariance matrices are kept up to this many numbers; beyond, only their diagonals are.
-MAX_KEPT = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +137,11 @@ def prepare_rows(
 
 
 def fit_problem(
-    problem: Problem, alpha: np.ndarray, rows: TrainingRows, cov_type: str = "nonrobust"
+    problem: Problem,
+    alpha: np.ndarray,
+    rows: TrainingRows,
+    cov_type: str = "nonrobust",
+    leverages: np.ndarray | None = None,
 ) -> Outcome:
     """Coefficients at the penalties, with everything that is said about the fit.
 
@@ -155,6 +155,8 @@ def fit_problem(
         The rows.
     cov_type : str
         One of `COVARIANCES`.
+    leverages : ndarray of shape (n_samples, n_distinct_alphas) or None, default=None
+        Of the rows, one column for each of ``np.unique(alpha)``, where they are known already.
 
     Returns
     -------
@@ -162,7 +164,9 @@ def fit_problem(
     """
     solution = solve(problem, alpha)
     errors = residuals(solution, rows.X, rows.Y)
-    statistics = row_statistics(problem.factor, rows.X, errors, alpha, rows.sample_weight)
+    statistics = row_statistics(
+        problem.factor, rows.X, errors, alpha, rows.sample_weight, leverages
+    )
     robust = None
     if cov_type != "nonrobust":
         n_coefficients = problem.factor.singular_values.size
@@ -207,40 +211,3 @@ def _mean_at_deficient_rank(problem: Problem, rows: TrainingRows) -> np.ndarray 
     if isinstance(factor.directions, WideBasis):
         return factor.directions.mean
     return factor.shift + np.average(rows.X - factor.shift, axis=0, weights=rows.sample_weight)
-
-
-def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:
-    """Covariances beyond plain float64; None where the kernels did not refine this problem.
-
-    Parameters
-    ----------
-    problem : Problem
-        The problem.
-    alpha : ndarray of shape (n_targets,)
-        Penalty of each target.
-
-    Returns
-    -------
-    Refined or None
-    """
-    if not problem.refined:
-        return None
-    values, which = np.unique(alpha, return_inverse=True)
-    n_features = problem.factor.n_features
-    if values.size * n_features**2 > MAX_KEPT:
-        if values.size > 1:
-            # Many penalties of a large problem would take longer than everything else: plain
-            # float64 has them when they are asked for.
-            return None
-        coef, intercept = standard_variances(problem, values)
-        return Refined(coef[which], intercept[which], None, None, which)
-    found = [covariance(problem, float(value)) for value in values]
-    coef = np.stack([np.diagonal(c.coef) for c in found])
-    intercept = np.array([c.intercept_variance for c in found])
-    return Refined(
-        variances=coef[which],
-        intercept_variances=intercept[which],
-        covariances=tuple(c.coef for c in found),
-        intercept_covariances=tuple(c.intercept_covariance for c in found),
-        which=which,
-    )

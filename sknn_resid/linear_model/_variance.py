@@ -19,7 +19,7 @@ from sknn_resid.linear_model._least_squares import (
     prepare,
     variance_difference,
 )
-from sknn_resid.linear_model._training import MAX_KEPT
+from sknn_resid.linear_model._refined import MAX_KEPT
 from sknn_resid.linear_model._variance_comparison import VarianceComparison
 
 

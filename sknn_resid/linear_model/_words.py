@@ -13,7 +13,6 @@ Ogita, Oishi & Rump (2012), Numer. Algorithms 59(1) (exact products of slices).
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -101,6 +100,11 @@ def add(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
 
 def multiply(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
     """Elementwise ``a * b`` for arrays of words, in ``count`` words."""
+    return compress(_products(a, b, count), count)
+
+
+def _products(a: np.ndarray, b: np.ndarray, count: int) -> list[np.ndarray]:
+    """Terms of the product of words, of falling magnitude, that matter to ``count`` words."""
     terms: list[np.ndarray] = []
     late: list[np.ndarray] = []
     for order in range(count):
@@ -114,7 +118,7 @@ def multiply(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
                 p = a[i] * b[order - i]
             terms.append(p)
         terms += upper
-    return compress(terms, count)
+    return terms
 
 
 def reciprocal(a: np.ndarray, count: int) -> np.ndarray:
@@ -126,11 +130,17 @@ def reciprocal(a: np.ndarray, count: int) -> np.ndarray:
     >>> reciprocal(np.array([4.0, 0.0]), 2)
     array([0.25, 0.  ])
     """
-    rest = 1 / sum((Fraction(float(word)) for word in a), Fraction(0))
+    # Python divides whole numbers of any length with one rounding; Fraction would reduce each time.
+    over, under = 0, 1
+    for word in a.tolist():
+        n, d = word.as_integer_ratio()
+        over, under = over * d + n * under, under * d
     out = np.zeros(count)
+    up, down = under, over  # what is left of the reciprocal
     for k in range(count):
-        out[k] = float(rest)
-        rest -= Fraction(out[k])
+        out[k] = up / down
+        n, d = out[k].item().as_integer_ratio()
+        up, down = up * d - n * down, down * d
     return out
 
 
@@ -153,14 +163,18 @@ def dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
     >>> dot(np.array([[1e16, 1.0, 1e16]]), np.array([[1.0, 3.0, -1.0]]), 2)
     array([3., 0.])
     """
-    products = np.moveaxis(multiply(a, b, count), 0, -1)
-    rows = products.reshape(-1, products.shape[-1] * products.shape[-2]).tolist()
-    out = np.zeros((count, len(rows)))
-    for j, row in enumerate(rows):
-        for k in range(count):
-            out[k, j] = math.fsum(row)
-            row.append(-out[k, j])
-    return out.reshape(count, *products.shape[:-2])
+    terms = _products(a, b, count)
+    shape = np.broadcast_shapes(*(term.shape for term in terms))
+    every = [term if term.shape == shape else np.broadcast_to(term, shape) for term in terms]
+    rows = np.concatenate(every, axis=-1).reshape(math.prod(shape[:-1]), -1).tolist()
+    out = []
+    for row in rows:
+        for _ in range(count):
+            total = math.fsum(row)
+            out.append(total)
+            row.append(-total)
+    found = np.array(out).reshape(len(rows), count)
+    return np.ascontiguousarray(found.T).reshape(count, *shape[:-1])
 
 
 class Slices(NamedTuple):
@@ -201,7 +215,7 @@ def cut(words: list[np.ndarray] | np.ndarray, count: int, axis: int, bits: int) 
     top, rest = words[0], list(words[1:])
     pieces, tails = [], []
     if count > 1:
-        largest = np.maximum(top.max(axis=axis, keepdims=True), -top.min(axis=axis, keepdims=True))
+        largest = _largest(top, axis)
         # Adding and subtracting 1.5 * 2^52 units rounds to a multiple of the unit.
         magic = np.ldexp(1.5, np.frexp(largest)[1] + (53 - bits))
     for _ in range(count - 1):
@@ -220,6 +234,16 @@ def cut(words: list[np.ndarray] | np.ndarray, count: int, axis: int, bits: int) 
     tails.append(top)
     pieces.append(top)
     return Slices(pieces, tails)
+
+
+def _largest(matrix: np.ndarray, axis: int) -> np.ndarray:
+    """Largest magnitude along an axis, which is kept; numpy does short rows one by one."""
+    n = len(matrix)
+    if axis == 0 and n >= 64 and matrix.flags.c_contiguous and matrix.shape[1]:
+        even = matrix[: n - n % 8].reshape(n // 8, -1)
+        folded = [f(axis=0).reshape(8, -1) for f in (even.max, even.min)]
+        matrix = np.concatenate([*folded, matrix[n - n % 8 :]])
+    return np.maximum(matrix.max(axis=axis, keepdims=True), -matrix.min(axis=axis, keepdims=True))
 
 
 def matmul(a: np.ndarray, b: np.ndarray, slices: int, count: int) -> np.ndarray:

@@ -131,7 +131,7 @@ def as_paths(X: Any) -> list[str] | None:
 
 def first_shape(path: str) -> tuple[int, int, int]:
     """Height, width and 3 channels of the file that sets the shape of all of them."""
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
     return height, width, 3
 
@@ -172,7 +172,7 @@ def _read(path: str, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
     from PIL import Image, ImageOps
 
     height, width, channels = shape
-    with _opened(path) as image:
+    with opened(path) as image:
         try:
             image = image.convert(_MODES[channels])
         except OSError as error:
@@ -189,7 +189,8 @@ def _read(path: str, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
     return pixels[..., None] if channels == 1 else pixels
 
 
-def _opened(path: str) -> Any:
+def opened(path: str) -> Any:
+    """A file as a PIL image, not decoded yet."""
     try:
         from PIL import Image
     except ImportError as error:

@@ -83,7 +83,7 @@ def images_for_fit(est: Any, X: Any, *, reset: bool) -> ImageRows:
         rows = _file_rows(est, paths, shape)
     elif _n_axes(X) >= 3:
         array = _image_array(est, X, "X")
-        rows = _array_rows(array, *_layout_of(array.shape[1:], est.channels, "X"))
+        rows = _array_rows(array, *layout_of(array.shape[1:], est.channels, "X"))
     else:
         X = validate_data(est, X, dtype=_KEPT_DTYPES, reset=True)
         shape, first = _row_layout(est, X.shape[1])
@@ -195,7 +195,7 @@ def _channels_last(array: np.ndarray, channels_first: bool) -> np.ndarray:
     return array.transpose(0, 2, 3, 1) if channels_first else array
 
 
-def _layout_of(axes: tuple[int, ...], channels: str, name: str) -> tuple[Shape, bool]:
+def layout_of(axes: tuple[int, ...], channels: str, name: str) -> tuple[Shape, bool]:
     """((height, width, channels), whether they come first) of axes behind the rows.
 
     "auto" takes the smaller one of the two outer axes for the channels. It is refused where that is
@@ -228,7 +228,7 @@ def _row_layout(est: Any, n_columns: int) -> tuple[Shape, bool]:
         side = math.ceil(math.sqrt(n_columns))
         return (side, side, 1), False
     axes = _given_axes(est)
-    shape, first = _layout_of(axes, est.channels, "image_shape")
+    shape, first = layout_of(axes, est.channels, "image_shape")
     if math.prod(shape) != n_columns:
         raise ValueError(
             f"image_shape: {axes} has {math.prod(shape)} numbers, but the rows of X have "
@@ -269,7 +269,7 @@ def _flat_rows(X: np.ndarray, shape: Shape, channels_first: bool) -> ImageRows:
 def _file_shape(est: Any, paths: list[str]) -> Shape:
     if est.image_shape is None:
         return first_shape(paths[0])
-    shape, _ = _layout_of(_given_axes(est), est.channels, "image_shape")
+    shape, _ = layout_of(_given_axes(est), est.channels, "image_shape")
     if len(tuple(est.image_shape)) == 2:
         return (shape[0], shape[1], 3)
     if shape[2] not in (1, 3, 4):

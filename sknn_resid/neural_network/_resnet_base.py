@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,10 +17,11 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 from sknn_resid._device import resolve_device
 from sknn_resid._sklearn_compat import CallbackSupportMixin, check_y, safe_indexing
 from sknn_resid._validation import check_validation_arguments, check_weights
-from sknn_resid.engine.history import EpochView, Resume, StopReason, ValidationView
+from sknn_resid.engine.history import EpochView, StopReason, ValidationView
 from sknn_resid.engine.image_data import ImageSet, Scaling
 from sknn_resid.engine.image_loop import ImageJob, train_images
-from sknn_resid.engine.meeting import preferred_device
+from sknn_resid.engine.meeting import current_meeting, preferred_device
+from sknn_resid.engine.resnet_spec import ResNetSpec
 from sknn_resid.neural_network._class_weight import class_weights
 from sknn_resid.neural_network._holdout import split_rows
 from sknn_resid.neural_network._images import ImageRows, images_for_fit, images_for_predict
@@ -40,15 +42,15 @@ from sknn_resid.neural_network._resnet_adopt import (
     warn_of,
 )
 from sknn_resid.neural_network._resnet_params import (
-    check_features,
     check_parameters,
+    check_stages,
     network_spec,
-    pixel_scaling,
     train_spec,
     working_dtypes,
 )
 from sknn_resid.neural_network._resnet_persistence import ImagePersistent
 from sknn_resid.neural_network._resnet_prediction import placed
+from sknn_resid.neural_network._resnet_pretrained import starting_arrays, starting_scaling
 from sknn_resid.neural_network._targets import (
     LabelCodec,
     check_known,
@@ -101,49 +103,32 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
         rng = random_generator(self.random_state)
         task = self._task(X, y, sample_weight, first_call=first_call, incremental=incremental)
         seed = int(rng.randint(_MOST_SEED)) if first_call else self._seed
-        spec = network_spec(self, task.images.shape, len(self.classes_))
-        check_features(self, spec)
-        work = min(int(self.batch_size), task.images.n_rows)
-        work *= spec.multiplications(*task.images.shape[:2])
-        device = resolve_device(preferred_device() or self.device, float(work))
+        spec = self._structure(task, first_call=first_call)
+        device = self._device(task, spec)
         data, judged = self._sets(task, validation, device, rng, incremental=incremental)
-        if first_call:
-            forget(self)
-        elif spec != self._spec:
-            raise ValueError(
-                f"warm_start and partial_fit go on with the network at hand, {self._spec}, but the "
-                f"parameters now ask for {spec}. Set warm_start=False and call fit, or restore "
-                "them."
-            )
-        dtypes = working_dtypes(self, task.images, device)
-        if device.type == "mps" and dtypes[0] == torch.float64:
-            raise ValueError("dtype: device='mps' has no float64. Use dtype='float32'.")
         train = train_spec(
             self,
             task.images,
-            dtypes,
+            self._dtypes(task, device),
             incremental=incremental,
             watch_validation=bool(self.early_stopping) and judged is not None,
         )
-        given = Scaling(self.pixel_mean_, self.pixel_std_) if not first_call else None
-        bridge = None if incremental else CallbackBridge(self, X, y, sample_weight, self.max_iter)
         job = ImageJob(
             network=spec,
             train=train,
             data=data,
-            scaling=pixel_scaling(self, data) if given is None else given,
+            scaling=Scaling(np.empty(0), np.empty(0)),
             device=device,
             seed=seed,
-            start=None if first_call else self.state_dict_,
-            first_epoch=0 if first_call else self._n_epochs,
             validation=None if judged is None else judged.data,
-            resume=Resume() if first_call else resume_from(self, incremental=incremental),
             checkpoint_dir=None if self.checkpoint_dir is None else str(self.checkpoint_dir),
         )
+        job = self._started(job, first_call=first_call, incremental=incremental)
+        bridge = None if incremental else CallbackBridge(self, X, y, sample_weight, self.max_iter)
         job = replace(job, score=self._score(job, judged), on_epoch=self._hook(job, bridge))
         if bridge is not None:
             bridge.begin()
-        result = train_images(job)
+        result = train_images(job, self._poll())
         adopt(self, job, result, resumed=not first_call, incremental=incremental)
         if bridge is not None:
             bridge.end()
@@ -151,6 +136,55 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
             raise KeyboardInterrupt
         warn_of(self, result)
         return self
+
+    def _structure(self, task: _Task, *, first_call: bool) -> ResNetSpec:
+        """The network that the parameters ask for; that at hand where training goes on."""
+        spec = network_spec(self, task.images.shape, len(self.classes_))
+        check_stages(self, spec)
+        if not first_call and spec != self._spec:
+            raise ValueError(
+                f"warm_start and partial_fit go on with the network at hand, {self._spec}, but the "
+                f"parameters now ask for {spec}. Set warm_start=False and call fit, or restore "
+                "them."
+            )
+        return spec
+
+    def _device(self, task: _Task, spec: ResNetSpec) -> torch.device:
+        work = min(int(self.batch_size), task.images.n_rows)
+        work *= spec.multiplications(*task.images.shape[:2])
+        return resolve_device(preferred_device() or self.device, float(work))
+
+    def _dtypes(self, task: _Task, device: torch.device) -> tuple[torch.dtype, Any]:
+        dtypes = working_dtypes(self, task.images, device)
+        if device.type == "mps" and dtypes[0] == torch.float64:
+            raise ValueError("dtype: device='mps' has no float64. Use dtype='float32'.")
+        return dtypes
+
+    def _started(self, job: ImageJob, *, first_call: bool, incremental: bool) -> ImageJob:
+        """The job with where it begins: anew, from a file, or from the weights at hand."""
+        if first_call:
+            forget(self)
+            scaling = starting_scaling(self, job.data)
+            return replace(job, scaling=scaling, start=starting_arrays(self, job.network, job.seed))
+        return replace(
+            job,
+            scaling=Scaling(self.pixel_mean_, self.pixel_std_),
+            start=self.state_dict_,
+            first_epoch=self._n_epochs,
+            resume=resume_from(self, incremental=incremental),
+        )
+
+    def _poll(self) -> Callable[[], None] | None:
+        """Ends this fit where it is one of a call under ``stacked()`` that has been ended."""
+        meeting = current_meeting()
+        if meeting is None:
+            return None
+
+        def poll() -> None:
+            if meeting.cancelled:
+                raise KeyboardInterrupt
+
+        return poll
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
-from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
 
 from sknn_resid._sklearn_compat import fit_context
 from sknn_resid.neural_network._resnet_base import BaseResNet
 from sknn_resid.neural_network._resnet_constraints import CONSTRAINTS
 from sknn_resid.neural_network._resnet_prediction import ImagePredictor
+from sknn_resid.neural_network._resnet_pretrained import Pretrained
 
 
-class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
+class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
     """Classifier of images: a residual network of He et al. (2015), or its plain twin.
 
     Takes arrays of images, rows of a table, or paths of files. Minimises the cross-entropy of
@@ -57,7 +56,7 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
         smaller one of the outer axes for the channels, and refuses where that is a guess.
     pixel_mean, pixel_std : float, array-like of shape (n_channels,) or None, default=None
         What pixels are shifted and divided by, in the units of X. None learns both from the
-        training images.
+        training images; with ``weights``, it means ImageNet's for bytes of three channels.
     augmentation : {'auto', 'crop', 'crop_flip', 'crop_alternating_flip', 'flip', \
             'alternating_flip'} or None, default='auto'
         Random changes of training images. 'crop' takes a window of the image after padding it,
@@ -124,6 +123,19 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
         Folder for a file after each epoch. A fit that was interrupted (also by ``max_time``, or a
         crash) goes on from there when it is called again with the same parameters and data, and
         ends with the very same weights; then the file is deleted. Needs an int ``random_state``.
+    weights : str, path-like or None, default=None
+        File of weights that ``fit`` starts from (`from_pretrained` reads the structure off it as
+        well). Depth, stem, width and shortcut must be those of the file; another number of classes
+        gets a new output layer, other channels an adapted first convolution.
+    freeze : str or None, default=None
+        Stage up to whose end ``fit`` leaves weights and statistics as they are: 'stem', 'layer1',
+        ..., or 'avgpool' to train nothing but the output layer.
+    body_lr_factor : float, default=1.0
+        Factor of the updates of everything but the output layer.
+    test_augmentation : {'flip', 'ten_crop'} or None, default=None
+        Views of an image over which predicted probabilities are averaged: it and its mirror image,
+        or corners and centre of 7/8 of its sides and their mirror images. Logits are then the
+        logarithms of those.
     features : str, default='avgpool'
         Stage that ``transform`` gives: 'stem', 'layer1', 'layer2', ..., 'avgpool' (what the output
         layer reads) or 'fc' (the raw outputs).
@@ -250,6 +262,10 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
         class_weight=None,
         warm_start=False,
         checkpoint_dir=None,
+        weights=None,
+        freeze=None,
+        body_lr_factor=1.0,
+        test_augmentation=None,
         features="avgpool",
         device="auto",
         dtype="auto",
@@ -299,6 +315,10 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
         self.class_weight = class_weight
         self.warm_start = warm_start
         self.checkpoint_dir = checkpoint_dir
+        self.weights = weights
+        self.freeze = freeze
+        self.body_lr_factor = body_lr_factor
+        self.test_augmentation = test_augmentation
         self.features = features
         self.device = device
         self.dtype = dtype
@@ -364,68 +384,3 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, BaseResNet):
         """
         self._first_classes(y, classes)
         return self._fit(X, y, sample_weight, incremental=True)
-
-    def predict(self, X):
-        """Most probable class of each image.
-
-        Parameters
-        ----------
-        X : array-like or sequence of paths
-            Images, as in ``fit``.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,)
-            Predicted labels.
-        """
-        z = self._logits(X)
-        return self._codec.decode(self._codec.codes_from_logits(z))
-
-    def predict_proba(self, X):
-        """Probability of each class.
-
-        Parameters
-        ----------
-        X : array-like or sequence of paths
-            Images, as in ``fit``.
-
-        Returns
-        -------
-        p : ndarray of shape (n_samples, n_classes)
-            In the order of `classes_`.
-        """
-        return softmax(self._logits(X), axis=1)
-
-    def predict_log_proba(self, X):
-        """Logarithm of `predict_proba`, exact also where a probability is too small for a number.
-
-        Parameters
-        ----------
-        X : array-like or sequence of paths
-            Images, as in ``fit``.
-
-        Returns
-        -------
-        log_p : ndarray of shape (n_samples, n_classes)
-            Logarithms of the probabilities.
-        """
-        return log_softmax(self._logits(X), axis=1)
-
-    def decision_function(self, X):
-        """Raw outputs of the network; for two classes the log-odds of the second.
-
-        Parameters
-        ----------
-        X : array-like or sequence of paths
-            Images, as in ``fit``.
-
-        Returns
-        -------
-        z : ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
-            Their order is that of the probabilities.
-        """
-        z = self._logits(X)
-        return z[:, 1] - z[:, 0] if z.shape[1] == 2 else z
-
-    def _logits(self, X: Any) -> np.ndarray:
-        return self._outputs(X, "fc")

@@ -82,6 +82,15 @@ def check_features(est: Any, spec: ResNetSpec) -> None:
         )
 
 
+def check_stages(est: Any, spec: ResNetSpec) -> None:
+    """Refuse stages that the network does not have."""
+    check_features(est, spec)
+    if est.freeze is not None and est.freeze not in spec.feature_names[:-1]:
+        raise ValueError(
+            f"freeze: must be None or one of {list(spec.feature_names[:-1])}, got {est.freeze!r}."
+        )
+
+
 def n_features_out(spec: ResNetSpec, stage: str) -> int:
     """Columns of ``transform``."""
     if stage == "fc":
@@ -172,6 +181,8 @@ def train_spec(
         n_parts=int(est.accumulate_steps),
         deterministic=bool(est.deterministic),
         compile=bool(est.compile),
+        freeze=est.freeze,
+        body_factor=float(est.body_lr_factor),
     )
 
 

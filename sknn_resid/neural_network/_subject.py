@@ -87,10 +87,11 @@ def look_at(est: Any, X: Any, y: Any, sample_weight: Any, member: int) -> Looked
             )
         look = _fitted_residual if fitted else _new_residual
         return look(est, X, y, sample_weight, member)
+    hint = " Pass its best_estimator_." if hasattr(est, "best_estimator_") else ""
     raise TypeError(
-        f"{type(est).__module__}.{type(est).__name__} is not a network of sknn_resid. Pass an "
-        "MLPClassifier, MLPRegressor, MLPResidualClassifier or MLPResidualRegressor of "
-        "sknn_resid, or a Pipeline that ends in one."
+        f"{type(est).__module__}.{type(est).__name__} is not a network of sknn_resid that can be "
+        "looked into. Pass an MLPClassifier, MLPRegressor, MLPResidualClassifier or "
+        f"MLPResidualRegressor of sknn_resid, or a Pipeline that ends in one.{hint}"
     )
 
 

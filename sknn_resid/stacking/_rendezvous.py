@@ -82,6 +82,7 @@ from sknn_resid.engine.meeting import attending
 from sknn_resid.stacking._memory import SHARE_OF_FREE, free_bytes
 from sknn_resid.stacking._round import (
     Apart,
+    Place,
     needs_a_solo,
     note_unconverged,
     train_solo,
@@ -439,7 +440,7 @@ class Rendezvous:
             self._advance()
 
 
-class Seat:
+class Seat(Place):
     """A task's place at the rendezvous: the `engine.meeting.Meeting` of its thread."""
 
     def __init__(self, rendezvous: Rendezvous, task: Task) -> None:

@@ -116,7 +116,18 @@ class _Hooked:
         return ask
 
 
-class Apart:
+class Place:
+    """What every `Meeting` of a task's thread knows."""
+
+    _task: Task
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the task's call has ended early."""
+        return self._task.cancelled
+
+
+class Apart(Place):
     """The `Meeting` of a thread that others wait for: its fits are its own, but they can end."""
 
     def __init__(self, task: Task) -> None:

@@ -8,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from engine.test_resnet import generator, imagenet, small, trained_looking
+from engine.test_resnet import generator, small, trained_looking
 
 from sknn_resid.engine import resnet_inference
 from sknn_resid.engine.resnet_inference import (
+    AveragedViews,
     InferenceNetwork,
-    batch_rows,
     fuses,
-    mean_probabilities,
     views_of,
 )
 
@@ -147,15 +146,6 @@ def test_unknown_stage():
         network.features(images(), "layer4")
 
 
-def test_bytes_of_a_batch():
-    spec = imagenet(50)
-    # 112 x 112 x 64 after the stem, 56 x 56 x 256 after layer 1: some 10 MB an image
-    assert 4 <= batch_rows(spec, 224, 224, 4) <= 20
-    assert batch_rows(spec, 224, 224, 2) in (2 * batch_rows(spec, 224, 224, 4) + np.arange(2))
-    assert batch_rows(spec, 5000, 5000, 4) == 1
-    assert batch_rows(small(), 8, 8, 4) > 1000
-
-
 # -- views --------------------------------------------------------------------------------------
 
 
@@ -185,13 +175,13 @@ def test_ten_crop_of_the_paper():
 def test_mean_probabilities():
     network = InferenceNetwork(trained_looking(small()), torch.float64)
     x = images()
-    p = mean_probabilities(network, x, "flip")
+    flipped = AveragedViews(network, "flip")
+    p = flipped.features(x).softmax(1)
     torch.testing.assert_close(p, (network(x).softmax(1) + network(x.flip(3)).softmax(1)) / 2)
-    torch.testing.assert_close(p, mean_probabilities(network, x.flip(3), "flip"))
-    ten = mean_probabilities(network, x, "ten_crop")
-    torch.testing.assert_close(ten.sum(1), torch.ones(5, dtype=torch.float64))
-    torch.testing.assert_close(
-        ten, mean_probabilities(network, x.flip(3), "ten_crop"), atol=0.05, rtol=0.1
-    )
+    torch.testing.assert_close(p, flipped.features(x.flip(3)).softmax(1))
+    torch.testing.assert_close(flipped.features(x, "layer2"), network.features(x, "layer2"))
+    ten = AveragedViews(network, "ten_crop").features(x).exp()
+    want = torch.stack([network(v).softmax(1) for v in views_of(x, "ten_crop")]).mean(0)
+    torch.testing.assert_close(ten, want)
     with pytest.raises(ValueError, match="views: must be"):
-        mean_probabilities(network, x, "five_crop")
+        AveragedViews(network, "five_crop").features(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from sklearn import neural_network as theirs
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -53,6 +55,13 @@ def rows(kind="multiclass", seed=0):
         "counts": rng.poisson(2.0, N).astype(float),
     }
     return X, targets[kind], rng.uniform(0.2, 3, N)
+
+
+def derivative(function, step=4e-6):
+    """f'(0) by four points, close enough together that none is beyond a kink."""
+    near = (function(step) - function(-step)) / (2 * step)
+    far = (function(2 * step) - function(-2 * step)) / (4 * step)
+    return (4 * near - far) / 3
 
 
 def squared_of_rows(y_true, y_pred):
@@ -155,12 +164,16 @@ def test_gradients_are_the_change_of_the_objective(name):
     r = weights_with_classes(est, y, w)
     r = r / r.sum()
     assert g.loss == pytest.approx(r @ row_losses(est, X, y), rel=1e-12)
-    rng, step = np.random.default_rng(1), 1e-6
+    rng = np.random.default_rng(1)
 
     def change(nudge):
-        moved, other = pickle.loads(pickle.dumps(est)), pickle.loads(pickle.dumps(est))
-        up, down = nudge(moved, step), nudge(other, -step)
-        return (r @ row_losses(moved, up, y) - r @ row_losses(other, down, y)) / (2 * step)
+        def moved(step):
+            net = copy.copy(est)
+            net.coefs_, net.intercepts_ = list(est.coefs_), list(est.intercepts_)
+            X_moved = nudge(net, step)
+            return r @ row_losses(net, X_moved, y)
+
+        return derivative(moved)
 
     for attribute, ours in (("coefs_", g.coefs), ("intercepts_", g.intercepts)):
         for l, array in enumerate(ours):
@@ -170,9 +183,9 @@ def test_gradients_are_the_change_of_the_objective(name):
                 getattr(net, attribute)[l] = getattr(net, attribute)[l] + step * D
                 return X
 
-            assert change(nudge) == pytest.approx((D * array).sum(), rel=1e-6, abs=1e-9)
+            assert change(nudge) == pytest.approx((D * array).sum(), rel=1e-7, abs=1e-10)
     D = rng.standard_normal(X.shape)
-    assert change(lambda net, step: X + step * D) == pytest.approx((D * g.X).sum(), rel=1e-6)
+    assert change(lambda net, step: X + step * D) == pytest.approx((D * g.X).sum(), rel=1e-7)
 
 
 @pytest.mark.parametrize("name", MLPS)
@@ -347,6 +360,52 @@ def test_low_precision_is_that_of_the_estimator(dtype):
         assert 0 < np.linalg.norm(a - b) < bound * np.linalg.norm(b)
 
 
+@pytest.mark.parametrize("embedding", [None, "periodic"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_low_precision_of_a_residual_network(dtype, embedding):
+    X, y, w = rows("multiclass")
+    settings = RESIDUAL_SGD | {"dtype": dtype, "numeric_embedding": embedding}
+    est = MLPResidualClassifier(skip="gated", activation="gelu", **settings)
+    own, exact = gradients(est, X, y, w), gradients(est, X, y, w, dtype="float64")
+    bound = {"float32": 1e-4, "bfloat16": 0.2}[dtype]
+    for a, b in [(own.X, exact.X), *zip(own.coefs, exact.coefs, strict=True)]:
+        assert a.dtype == np.float32
+        assert 0 < np.linalg.norm(a - b) < bound * np.linalg.norm(b)
+
+
+NO_RATE = {"learning_rate_init": 1e-300, "random_state": 7, "max_iter": 1}
+
+
+@pytest.mark.parametrize(
+    ("est", "kind"),
+    [
+        (MLPClassifier((6, 5), early_stopping=True, validation_fraction=0.3, **NO_RATE), "binary"),
+        (MLPRegressor(hidden_layer_sizes=(6,), activation="logistic", **NO_RATE), "reals"),
+        (MLPResidualClassifier(hidden_learning_rate=1e-300, **NO_RATE), "multiclass"),
+        (
+            MLPResidualRegressor(
+                hidden_learning_rate=1e-300,
+                init="orthogonal",
+                embedding_scale=(1.0, 0.3),
+                n_estimators=4,
+                **NO_RATE,
+            ),
+            "real",
+        ),
+    ],
+    ids=["mlp", "logistic", "residual", "groups"],
+)
+def test_what_is_not_fitted_is_shown_as_fit_begins(est, kind):
+    """A fit whose steps are too small to move any weight but 0 ends where it began."""
+    X, y, w = rows(kind)
+    member = 0 if isinstance(est, MLPClassifier | MLPRegressor) else 3
+    start = open_network(est, X, y, w, member=member).run().parameters
+    end = open_network(fitted(est, X, y, w), X, member=member).run().parameters
+    assert start.keys() == end.keys()
+    for name, array in start.items():
+        np.testing.assert_allclose(array, end[name], rtol=0, atol=1e-290, err_msg=name)
+
+
 # -- pipelines -----------------------------------------------------------------------------------
 
 
@@ -462,6 +521,15 @@ def test_what_is_no_network_is_refused(est):
         gradients(est, X, y)
     with pytest.raises(TypeError, match="is not a network of sknn_resid"):
         forward_trace(est, X)
+
+
+def test_a_search_is_told_to_pass_its_estimator():
+    X, y, _ = rows("binary")
+    search = GridSearchCV(MLPClassifier((2,), max_iter=1), {"alpha": [0.1, 1.0]}, cv=2)
+    search = fitted(search, X, y)
+    with pytest.raises(TypeError, match="Pass its best_estimator_"):
+        gradients(search, X, y)
+    assert gradients(search.best_estimator_, X, y).loss > 0
 
 
 def test_errors_name_what_is_wrong():

@@ -8,7 +8,7 @@ import torch
 
 from sknn_resid import OLS, Ridge
 from sknn_resid.linear_model._accelerator import gram_on, prepare_on, resolve
-from sknn_resid.linear_model._gram import choose_shift, gram
+from sknn_resid.linear_model._gram import choose_shifts, gram
 from sknn_resid.linear_model._least_squares import covariance, prepare_stream, solve, stream
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -28,7 +28,7 @@ def problem(n, seed=0):
 def test_sums_are_numpys(slices, n, weighted, device):
     X, Y, w = problem(n)
     w = w if weighted else None
-    shift, y_shift = choose_shift(X, w), choose_shift(Y, w)
+    shift, y_shift = choose_shifts(X, Y, w)
     found = gram_on(device, X, Y, w, shift, y_shift, slices)
     expected = gram(X, Y, w, shift, y_shift, slices)
     assert found.n_rows == expected.n_rows

@@ -25,7 +25,7 @@ from sknn_resid.linear_model._filters import (
     shrinkage,
     training_rows,
 )
-from sknn_resid.linear_model._gram import choose_shift, gram, merge
+from sknn_resid.linear_model._gram import choose_shifts, gram, merge
 from sknn_resid.linear_model._least_squares import (
     covariance,
     prepare,
@@ -116,7 +116,7 @@ def test_sums_of_products_have_their_bits(slices, weighted):
     X = rng.normal(size=(35, 3)) * [1, 1e3, 1] + [0, 1e5, 1e15]
     Y = rng.normal(size=(35, 2)) + np.array([0, 100])
     w = rng.uniform(size=35) * rng.integers(0, 2, 35) if weighted else None
-    shift, y_shift = choose_shift(X, w), choose_shift(Y, w)
+    shift, y_shift = choose_shifts(X, Y, w)
     found = gram(X, Y, w, shift, y_shift, slices)
     A = np.array(
         [

@@ -53,6 +53,8 @@ BAD_VALUES = {
     "warmup_fraction": [-0.1, 1.5],
     "n_layers": [0, -1, 1.5],
     "width": [0, -5, 2.5],
+    "record_gradients": ["yes"],
+    "tied_weights": ["transpose", 3],
 }
 BAD_CLASSIFIER_VALUES = {"class_weight": ["heavy", 2], "label_smoothing": [1.0, -0.1]}
 BAD_REGRESSOR_VALUES = {
