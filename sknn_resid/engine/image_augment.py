@@ -59,6 +59,7 @@ class Augmentation:
 
 
 NOTHING = Augmentation()
+_FIRST_FLIP = 2**32 - 1  # an "epoch" that no training reaches
 
 
 def epoch_generator(seed: int, epoch: int) -> np.random.RandomState:
@@ -125,7 +126,7 @@ def draw(
     if augmentation.flip is Flip.RANDOM:
         found["flip_B"] = rng.rand(n_rows) < 0.5
     elif augmentation.flip is Flip.ALTERNATE:
-        first = epoch_generator(seed, -1 % 2**32).rand(n_rows) < 0.5
+        first = epoch_generator(seed, _FIRST_FLIP).rand(n_rows) < 0.5
         found["flip_B"] = first ^ bool(epoch % 2)
     if augmentation.cutout:
         back = augmentation.cutout // 2

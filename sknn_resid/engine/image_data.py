@@ -22,7 +22,7 @@ from sknn_resid.engine.data import as_tensor, row_chunks
 Shape = tuple[int, int, int]
 
 DEVICE_PART = 0.5  # of an accelerator's free memory that the images may fill
-STATISTICS_ROWS = 256
+SCALING_ROWS = 256
 
 
 class Images(ABC):
@@ -189,7 +189,7 @@ def learn_scaling(data: ImageSet) -> Scaling:
     rows = data.all_rows()
     shift_C: Tensor | None = None
     total, sum_C, square_C = 0.0, torch.zeros(()), torch.zeros(())
-    for part in row_chunks(len(rows), STATISTICS_ROWS):
+    for part in row_chunks(len(rows), SCALING_ROWS):
         x_BPC = data.images.gather(rows[part]).cpu().to(torch.float64).flatten(1, 2)
         if shift_C is None:
             shift_C = x_BPC[0].mean(0)

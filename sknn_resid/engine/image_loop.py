@@ -26,6 +26,7 @@ from sknn_resid.engine.image_network import FlatNetwork, flops_per_step
 from sknn_resid.engine.image_spec import ImageTrainSpec
 from sknn_resid.engine.image_step import Batch, Stepper
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
+from sknn_resid.engine.processes import Processes, joined
 from sknn_resid.engine.resnet import ResNet, initialize, load_arrays
 from sknn_resid.engine.resnet_spec import ResNetSpec
 from sknn_resid.engine.threads import training_threads
@@ -57,6 +58,9 @@ class ImageJob:
     resume : Resume
     checkpoint_dir : str or None
         Folder for a file after each epoch, from which an interrupted training goes on.
+    data_parallel : bool
+        Whether the processes that ``torchrun`` started share every batch. Each of them gets the
+        same job.
     """
 
     network: ResNetSpec
@@ -72,6 +76,7 @@ class ImageJob:
     on_epoch: Callable[[EpochView], bool] | None = None
     resume: Resume = field(default_factory=Resume)
     checkpoint_dir: str | None = None
+    data_parallel: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +120,10 @@ def train_images(job: ImageJob, poll: Callable[[], None] | None = None) -> Image
     with ExitStack() as stack:
         stack.enter_context(training_threads(flops, numpy_products=False))
         stack.enter_context(_convolutions(job))
-        return _Run(job, poll).train()
+        processes = None
+        if job.data_parallel:
+            processes = stack.enter_context(joined(job.device))
+        return _Run(job, poll, processes).train()
 
 
 @contextmanager
@@ -138,8 +146,11 @@ def _convolutions(job: ImageJob) -> Iterator[None]:
 class _Run:
     """Running state of one training."""
 
-    def __init__(self, job: ImageJob, poll: Callable[[], None] | None) -> None:
+    def __init__(
+        self, job: ImageJob, poll: Callable[[], None] | None, processes: Processes | None
+    ) -> None:
         self.job, train = job, job.train.train
+        self.processes = processes
         self.poll = poll
         self.started = time.monotonic()
         module = ResNet(job.network, job.train.dtype, job.device)
@@ -167,6 +178,7 @@ class _Run:
             self.optimizer,
             self.average,
             self.generator,
+            processes,
         )
         rate = train.optimizer.learning_rate if state is None else state.learning_rate
         self.progress = Progress(train, job.resume, rate, self.judged_P)
@@ -236,14 +248,18 @@ class _Run:
         else:
             progress.reason = StopReason.DIVERGED
         late = time.monotonic() - self.started
-        if progress.reason is None and train.max_seconds is not None and late >= train.max_seconds:
-            progress.reason = StopReason.MAX_TIME
+        if train.max_seconds is not None and self._any(late >= train.max_seconds):
+            progress.reason = progress.reason or StopReason.MAX_TIME
         if self.checkpoint is not None and progress.reason in (None, StopReason.MAX_TIME):
             self._save(self.checkpoint)
         if job.on_epoch is not None:
             view = self._view(loss, rate, judged=judged)
-            if job.on_epoch(view) and progress.reason is None:
-                progress.reason = StopReason.CALLBACK
+            if self._any(job.on_epoch(view)):
+                progress.reason = progress.reason or StopReason.CALLBACK
+
+    def _any(self, flag: bool) -> bool:
+        """Whether one of the processes says so: they stop together or wait for ever."""
+        return bool(flag) if self.processes is None else self.processes.any(flag, self.job.device)
 
     def _judge(self) -> None:
         job = self.job
@@ -255,6 +271,8 @@ class _Run:
         score = math.nan
         if job.score is not None and np.isfinite(logits).all():
             score = float(job.score(ValidationView(logits, loss, self._arrays)))
+        if self.processes is not None:
+            score, loss = self.processes.of_first([score, loss], job.device)
         self.progress.record_score(score, loss, self.judged_P)
 
     def _view(self, loss: float, rate: float, *, judged: bool) -> EpochView:
@@ -308,7 +326,8 @@ class _Run:
         # Who pressed Ctrl-C does not want to wait for a pass over all images.
         with self._measured(params_P.clone(), STATISTICS_ROWS if interrupted else None):
             arrays = self.network.arrays()
-        if self.checkpoint is not None and not interrupted and reason is not StopReason.MAX_TIME:
+        complete = not interrupted and reason is not StopReason.MAX_TIME
+        if self.checkpoint is not None and complete and self._writes:
             self.checkpoint.remove()
         return ImageResult(
             arrays=arrays,
@@ -326,6 +345,11 @@ class _Run:
         )
 
     # -- interrupted trainings ----------------------------------------------------------------
+
+    @property
+    def _writes(self) -> bool:
+        """One of the processes keeps the file; all of them read it."""
+        return self.processes is None or self.processes.rank == 0
 
     def _checkpoint(self) -> Checkpoint | None:
         job = self.job
@@ -348,6 +372,8 @@ class _Run:
         return Checkpoint(job.checkpoint_dir, key)
 
     def _save(self, checkpoint: Checkpoint) -> None:
+        if not self._writes:
+            return
         numbers, kept = self.progress.snapshot()
         state = self.optimizer.export(0, self.progress.rate)
         arrays = {"params": self.network.params_MP[0].cpu().numpy(), "kept": kept}

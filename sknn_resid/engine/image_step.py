@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from sknn_resid.engine.image_data import ImageSet, Scaling, part_slices
 from sknn_resid.engine.image_network import FlatNetwork
 from sknn_resid.engine.image_spec import ImageTrainSpec
 from sknn_resid.engine.optimizers import StackOptimizer
+from sknn_resid.engine.processes import Processes
 from sknn_resid.engine.spec import OptimizerKind
 
 FIRST_LOSS_SCALE = 2.0**16
@@ -99,6 +101,8 @@ class Stepper:
     average : StackAverage or None
     generator : torch.Generator
         Draws the blocks that drop path leaves out.
+    processes : Processes or None
+        Those that share every batch with this one.
 
     Attributes
     ----------
@@ -116,8 +120,11 @@ class Stepper:
         optimizer: StackOptimizer,
         average: StackAverage | None,
         generator: torch.Generator,
+        processes: Processes | None = None,
     ) -> None:
         self._network, self._data, self._spec = network, data, spec
+        self._processes = processes
+        network.module.synchronize(processes)
         self._optimizer, self._average, self._generator = optimizer, average, generator
         self._scale = scaling.bind(network.dtype, network.device)
         self._codes = torch.from_numpy(data.codes).to(network.device)
@@ -154,18 +161,35 @@ class Stepper:
 
     def _gradient(self, batch: Batch) -> Tensor:
         """The gradient of the batch's loss, in as many parts as memory asks for."""
+        keep_LB = self._network.module.draw_keep(len(batch.rows), self._generator)
+        if self._processes is not None:
+            return self._share(batch, keep_LB, self._processes)
         while True:
-            loss = self._attempt(batch)
+            loss = self._attempt(batch, keep_LB)
             if loss is not None:
                 return loss
             self._more_parts(len(batch.rows))
 
-    def _attempt(self, batch: Batch) -> Tensor | None:
+    def _share(self, batch: Batch, keep_LB: Tensor | None, processes: Processes) -> Tensor:
+        """The same where several processes have a share each; every one makes as many parts.
+
+        A process whose memory runs out ends the training: the others could not know.
+        """
+        self._network.grads_MP.zero_()
+        share = processes.share(len(batch.rows))
+        n = share.stop - share.start
+        cuts = [share.start + i * n // self.n_parts for i in range(self.n_parts + 1)]
+        parts = [slice(*cut) for cut in pairwise(cuts)]
+        loss = torch.stack([self._part(batch, part, keep_LB) for part in parts]).sum()
+        processes.sum_(self._network.grads_MP)
+        return processes.sum_(loss)
+
+    def _attempt(self, batch: Batch, keep_LB: Tensor | None) -> Tensor | None:
         """None where memory ran out; what it held is free by the time this returns."""
         self._network.grads_MP.zero_()
         try:
             parts = list(part_slices(len(batch.rows), self.n_parts))
-            return torch.stack([self._part(batch, part) for part in parts]).sum()
+            return torch.stack([self._part(batch, part, keep_LB) for part in parts]).sum()
         except RuntimeError as error:
             if not is_out_of_memory(error) or self._rows_of_part(len(batch.rows)) < 4:
                 raise
@@ -188,36 +212,48 @@ class Stepper:
             stacklevel=2,
         )
 
-    def _part(self, batch: Batch, part: slice) -> Tensor:
+    def _images(self, batch: Batch, positions: np.ndarray) -> Tensor:
+        """Scaled and changed images (B, H, W, C) at positions of the batch."""
+        x_BHWC = self._scale(self._data.images.gather(batch.rows[positions]))
+        if batch.changes is None:
+            return x_BHWC
+        index = torch.from_numpy(positions).to(self._network.device)
+        return change(self._spec.augmentation, x_BHWC, batch.changes.at(index))
+
+    def _part(self, batch: Batch, part: slice, keep_LB: Tensor | None) -> Tensor:
         """Add a part's gradient; its share of the batch's loss, detached."""
         device, dtype = self._network.device, self._network.dtype
+        alone = self._processes is None  # others wait for the sums of an empty part, too
         w_all = self._data.row_weights(batch.rows)
         w = w_all[part]
-        if not w.any():
+        if alone and not w.any():
             return torch.zeros((), dtype=dtype, device=device)
-        rows = batch.rows[part]
-        x_BHWC = self._scale(self._data.images.gather(rows))
-        if batch.changes is not None:
-            index = torch.arange(part.start, part.stop, device=device)
-            x_BHWC = change(self._spec.augmentation, x_BHWC, batch.changes.at(index))
-        y_B = self._codes[torch.from_numpy(rows).to(device)]
-        r_B = torch.from_numpy(w / w_all.sum()).to(device=device, dtype=dtype)
-        equal = bool((w == w[0]).all())
+        positions, q = np.arange(part.start, part.stop), batch.mix
+        x_BHWC, y_B = self._images(batch, positions), self._labels(batch.rows[positions])
+        r_all = torch.from_numpy(w_all / w_all.sum()).to(device=device, dtype=dtype)
+        r_B = r_all[part]
+        equal = alone and bool((w == w[0]).all())
         statistics_B = None if equal else r_B
-        q = batch.mix
         if q < 1:
-            x_BHWC = torch.lerp(x_BHWC.flip(0), x_BHWC, q)
-            statistics_B = None if equal else torch.lerp(r_B.flip(0), r_B, q)
-        keep_LB = self._network.module.draw_keep(len(rows), self._generator)
+            # Each with its counterpart from the end of the part, or of the batch of all processes.
+            others = positions[::-1].copy() if alone else len(w_all) - 1 - positions
+            other_y_B, other_r_B = self._labels(batch.rows[others]), r_all[others]
+            other_x_BHWC = x_BHWC.flip(0) if alone else self._images(batch, others)
+            x_BHWC = torch.lerp(other_x_BHWC, x_BHWC, q)
+            statistics_B = None if equal else torch.lerp(other_r_B, r_B, q)
+        keep_LB = None if keep_LB is None else keep_LB[:, part]
         with autocast(device, self._spec.autocast):
             z_BK = self._forward(x_BHWC.permute(0, 3, 1, 2), statistics_B, keep_LB)
         z_BK = z_BK.to(dtype)
         loss = q * self._loss(z_BK, y_B, r_B)
         if q < 1:
-            loss = loss + (1 - q) * self._loss(z_BK, y_B.flip(0), r_B.flip(0))
+            loss = loss + (1 - q) * self._loss(z_BK, other_y_B, other_r_B)
         factor = 1.0 if self.loss_scale is None else self.loss_scale.state[0]
         (loss * factor).backward()
         return loss.detach()
+
+    def _labels(self, rows: np.ndarray) -> Tensor:
+        return self._codes[torch.from_numpy(rows).to(self._network.device)]
 
     def _loss(self, z_BK: Tensor, y_B: Tensor, r_B: Tensor) -> Tensor:
         smoothing = self._spec.train.label_smoothing

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sknn_resid.engine.processes import Processes
 from sknn_resid.engine.resnet_norm import BatchNorm
 from sknn_resid.engine.resnet_spec import BlockSpec, ResNetSpec
 
@@ -276,6 +277,12 @@ class ResNet(nn.Module):
                 for module in child.modules():
                     if isinstance(module, BatchNorm):
                         module.frozen = True
+
+    def synchronize(self, processes: Processes | None) -> None:
+        """Let the normalizations take their sums over the parts of a batch in all processes."""
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                module.processes = processes
 
     # -- what is drawn --------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ With r_b the weight of row b over the sum of the weights of the batch, and P pix
     y_bp = gamma (x_bp - mu) / sqrt(v + eps) + beta
 
 so that a row of weight 2 counts as that row twice (Ioffe and Szegedy 2015 for equal weights, where
-torch's own kernel is taken: it is several times faster).
+torch's own kernel is taken: it is several times faster). Where several processes hold parts of the
+batch, the sums over b go over all of them, derivatives included; torch's SyncBatchNorm does so on
+CUDA only, and without weights.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sknn_resid.engine.processes import Processes
 
 EPSILON = 1e-5
 MOMENTUM = 0.1
@@ -43,6 +47,8 @@ class BatchNorm(nn.Module):
         they are.
     frozen : bool
         Whether training passes are as in evaluation, so that the statistics stay what they are.
+    processes : Processes or None
+        Those that hold the other parts of a training batch; with them a pass needs weights.
     """
 
     weight: Tensor
@@ -61,6 +67,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", count)
         self.totals: list[tuple[Tensor, Tensor, Tensor]] | None = None
         self.frozen = False
+        self.processes: Processes | None = None
 
     def forward(self, x_BCHW: Tensor, weights_B: Tensor | None = None) -> Tensor:
         """Normalize; in training by the statistics of the batch.
@@ -95,12 +102,20 @@ class BatchNorm(nn.Module):
     def _weighted(self, x_BCHW: Tensor, weights_B: Tensor) -> Tensor:
         dtype = self.weight.dtype  # also under autocast: sums of bfloat16 would lose the mean
         x, w_B = x_BCHW.to(dtype), weights_B.to(dtype)
+        # Statistics for prediction are pooled from passes that each process makes by itself.
+        processes = self.processes if self.totals is None else None
         total = w_B.sum()
+        if processes is not None:
+            total = processes.sum_(total.detach())
         # Sums, not products of matrices: autocast would turn those into bfloat16.
         r_B1 = (w_B / total)[:, None]
         mean_C = (r_B1 * x.mean((2, 3))).sum(0)
+        if processes is not None:
+            mean_C = processes.sum_with_derivative(mean_C)
         centred = x - mean_C[:, None, None]
         var_C = (r_B1 * centred.square().mean((2, 3))).sum(0)
+        if processes is not None:
+            var_C = processes.sum_with_derivative(var_C)
         n = total * (x.shape[2] * x.shape[3])
         self._remember(n.detach(), mean_C.detach(), var_C.detach())
         scale_C = self.weight * torch.rsqrt(var_C + EPSILON)

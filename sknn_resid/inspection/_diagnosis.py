@@ -12,17 +12,21 @@ import numpy as np
 import pandas as pd
 
 from sknn_resid.inspection._gradient_flow import flow_of, relative
+from sknn_resid.inspection._images import is_image_network, look_at_images
 from sknn_resid.inspection._jacobian import (
     correlation_of,
     depths,
+    image_correlation,
     narrowest,
     spectrum_of,
 )
+from sknn_resid.inspection._layers import image_layers, needs_targets, network_layers
 from sknn_resid.inspection._network import OpenNetwork, open_network
 
 # How far a gradient may shrink or grow on its way: 1e-3 and 1e3 in length.
 LONGEST_WAY = 1e3
 SHATTERED_BELOW = 0.1
+NOISE = 0.1
 COLLAPSED_BELOW = 0.05
 FEWEST_DIRECTIONS = 1.1
 FEWEST_UNITS = 8  # narrower networks have no rank to speak of
@@ -31,19 +35,22 @@ DEAD_ABOVE = 0.1
 
 _HELP = {
     "vanishing": (
-        "residual connections (MLPResidualClassifier, MLPResidualRegressor with skip='identity'); "
-        "normalization='batch' or 'layer'; initial weights that fit the activation (init='he' for "
-        "relu, 'glorot' or 'orthogonal' for tanh, 'lecun' for selu); relu or tanh in place of "
-        "logistic; scaled columns (StandardScaler), if they are tiny"
+        "residual connections (MLPResidualClassifier, MLPResidualRegressor with skip='identity'; "
+        "ResNetClassifier with shortcut='auto'); normalization='batch' or 'layer'; initial weights "
+        "that fit the activation (init='he' for relu, 'glorot' or 'orthogonal' for tanh, 'lecun' "
+        "for selu); relu or tanh in place of logistic; scaled columns (StandardScaler), if they "
+        "are tiny"
     ),
     "exploding": (
-        "residual connections with normalization='batch' or 'layer'; without a normalization "
-        "skip='rezero' or branch_scale=0; a warm-up (warmup_fraction=0.1), clip_norm=1.0 and a "
-        "lower learning_rate_init, which keep the first steps short"
+        "residual connections (skip='identity'; shortcut='auto' in image networks) with "
+        "normalization='batch' or 'layer'; without a normalization skip='rezero' or "
+        "branch_scale=0; a warm-up (warmup_fraction=0.1), clip_norm=1.0 and a lower "
+        "learning_rate_init, which keep the first steps short"
     ),
     "shattered": (
-        "residual connections (skip='identity'); fewer layers; without them neither another "
-        "learning rate nor a longer gradient helps, because neighbours disagree on its direction"
+        "residual connections (skip='identity'; shortcut='auto' in image networks); fewer layers; "
+        "without them neither another learning rate nor a longer gradient helps, because "
+        "neighbours disagree on its direction"
     ),
     "rank-collapsed": (
         "residual connections (skip='identity'); init='orthogonal' with tanh; fewer or wider layers"
@@ -236,7 +243,8 @@ def diagnose(
     ==================  ===========================================================  ===========
 
     The stack goes from behind the first layer to before the last (`jacobian_spectrum`); a network
-    with one hidden layer or without a block has none. The second meter for vanishing sees what the
+    with one hidden layer or without a block has none, and that of an image network is not looked
+    at. The second meter for vanishing sees what the
     first does not: with initial weights that are too small, activations shrink as well, and the
     gradients of all layers are equally short. Effective rank is judged from 8 units on, and
     1.1 directions always count as collapsed.
@@ -269,21 +277,22 @@ def diagnose(
     >>> diagnose(MLPClassifier((100,), random_state=0), X[:256] / 16, y[:256]).verdicts
     ['healthy']
     """
-    if y is None:
-        raise ValueError("y is missing: gradients are those of a loss. Pass the targets of X.")
-    opened = open_network(
-        estimator, X, y, sample_weight, member=member, statistics="batch", dtype="float64"
-    )
-    flow = flow_of(opened.spec, opened.run())
-    findings = [
-        *_lengths(flow, opened),
-        _shattered(opened, random_state),
-        *_units(flow),
-    ]
+    needs_targets(y)
+    if is_image_network(estimator):
+        subject = look_at_images(estimator, X, y, sample_weight)
+        flow, fitted = flow_of(image_layers(subject)), subject.fitted
+        correlation, stack = image_correlation(subject, NOISE, random_state), []
+    else:
+        opened = open_network(
+            estimator, X, y, sample_weight, member=member, statistics="batch", dtype="float64"
+        )
+        flow, fitted = flow_of(network_layers(opened)), opened.fitted
+        correlation, stack = correlation_of(opened, NOISE, random_state), _stack(opened)
+    findings = [*_lengths(flow), *stack, _shattered(correlation), *_units(flow)]
     order = list(_HELP)
     findings.sort(key=lambda finding: order.index(finding.verdict))
     last = estimator[-1] if hasattr(estimator, "steps") else estimator
-    state = "fitted" if opened.fitted else "as fit would begin"
+    state = "fitted" if fitted else "as fit would begin"
     return Diagnosis(f"{type(last).__name__} ({state})", tuple(findings))
 
 
@@ -296,7 +305,7 @@ def _two_sided(meter: str, value: float, limit: float, note: str = "") -> list[F
     ]
 
 
-def _lengths(flow: pd.DataFrame, network: OpenNetwork) -> list[Finding]:
+def _lengths(flow: pd.DataFrame) -> list[Finding]:
     norms = flow["gradient_norm"].to_numpy()
     meter, note = "gradient norm of first over last layer", ""
     if not np.isfinite(norms).all():
@@ -305,13 +314,17 @@ def _lengths(flow: pd.DataFrame, network: OpenNetwork) -> list[Finding]:
         ratio, note = math.nan, "all gradients are 0: the loss is at a minimum, or flat"
     else:
         ratio = relative(norms[0], norms[-1])
-    findings = _two_sided(meter, ratio, LONGEST_WAY, note)
+    return _two_sided(meter, ratio, LONGEST_WAY, note)
+
+
+def _stack(network: OpenNetwork) -> list[Finding]:
+    """What the Jacobian of the whole stack says, where there is a stack."""
     if len(depths(network)) < 2:
-        return findings
+        return []
     whole = spectrum_of(network).iloc[0]
     square = float(whole["mean_square"])
-    findings += _two_sided("mean squared singular value of the stack", square, LONGEST_WAY**2)
-    return [*findings, _rank(whole, network)]
+    lengths = _two_sided("mean squared singular value of the stack", square, LONGEST_WAY**2)
+    return [*lengths, _rank(whole, network)]
 
 
 def _rank(whole: pd.Series, network: OpenNetwork) -> Finding:
@@ -328,8 +341,7 @@ def _rank(whole: pd.Series, network: OpenNetwork) -> Finding:
     )
 
 
-def _shattered(network: OpenNetwork, random_state: Any) -> Finding:
-    value = correlation_of(network, 0.1, random_state)
+def _shattered(value: float) -> Finding:
     note = "no row has a gradient" if math.isnan(value) else ""
     found = value < SHATTERED_BELOW
     meter = "correlation of neighbours' gradients"

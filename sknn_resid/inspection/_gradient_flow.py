@@ -8,16 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from sknn_resid.engine.activations import Activated, Logistic
-from sknn_resid.engine.gradient_flow import ACTIVATIONS, Rows, Scratch, activation_numbers
-from sknn_resid.engine.residual_spec import ResidualSpec, Skip
-from sknn_resid.engine.spec import AnySpec
-from sknn_resid.engine.structure import layout_of
+from sknn_resid.engine.gradient_flow import ACTIVATIONS, activation_numbers
 from sknn_resid.inspection._drawing import network_names
+from sknn_resid.inspection._images import is_image_network, look_at_images
+from sknn_resid.inspection._layers import Look, image_layers, needs_targets, network_layers
 from sknn_resid.inspection._network import open_network
-from sknn_resid.inspection._passes import NetworkPass
 
 COLUMNS = ("gradient_norm", "gradient_rms", "weight_norm", "ratio", *ACTIVATIONS)
 
@@ -31,7 +27,7 @@ def gradient_flow(
     which is where vanishing and exploding gradients show first. All rows are one batch of a
     training step, with batch statistics in batch normalizations, without dropout and penalty, in
     float64 whatever the network computes in. The estimator is left as it is. A few hundred rows are
-    enough.
+    enough; of large images a few dozen, because all of it is held in memory.
 
     Parameters
     ----------
@@ -50,6 +46,8 @@ def gradient_flow(
     -------
     flow : DataFrame
         One row per weight matrix, from the input to the output; blocks that share theirs have one.
+        Of a `ResNetClassifier` one per convolution and for the head, by torchvision's names, with
+        channels for units and pixels for rows.
 
         ``layer``
             Its name.
@@ -99,12 +97,13 @@ def gradient_flow(
     >>> bool(norms["hidden_1"] < 1e-9 * norms["output"])  # it has vanished on the way
     True
     """
+    needs_targets(y)
+    if is_image_network(estimator):
+        return flow_of(image_layers(look_at_images(estimator, X, y, sample_weight)))
     network = open_network(
         estimator, X, y, sample_weight, member=member, statistics="batch", dtype="float64"
     )
-    if y is None:
-        raise ValueError("y is missing: gradients are those of a loss. Pass the targets of X.")
-    return flow_of(network.spec, network.run())
+    return flow_of(network_layers(network))
 
 
 def compare_gradient_flow(
@@ -156,77 +155,37 @@ def compare_gradient_flow(
     return pd.concat(tables, ignore_index=True)
 
 
-def flow_of(spec: AnySpec, done: NetworkPass) -> pd.DataFrame:
-    """The table of `gradient_flow` from one pass."""
-    rows, activations = _in_memory(done)
+def flow_of(look: Look) -> pd.DataFrame:
+    """The table of `gradient_flow`."""
     records = []
-    for layer, behind in activations_behind(spec).items():
-        W, g = done.parameters[f"{layer}.W"], done.parameter_gradients[f"{layer}.W"]
+    for layer in look.layers:
         numbers = [math.nan] * len(ACTIVATIONS)
-        if behind:
-            numbers = activation_numbers([activations[name] for name in behind], rows)[0].tolist()
-        size, length = norm(g), norm(W)
-        rms, ratio = size / math.sqrt(g.size), relative(size, length)
-        records.append((layer, size, rms, length, ratio, *numbers))
+        if layer.behind:
+            numbers = activation_numbers(layer.behind, look.rows_of(layer))[0].tolist()
+        size, length = norm(layer.gradient), norm(layer.weight)
+        rms, ratio = size / math.sqrt(layer.gradient.size), relative(size, length)
+        records.append((layer.name, size, rms, length, ratio, *numbers))
     return pd.DataFrame(records, columns=["layer", *COLUMNS])
-
-
-def _in_memory(done: NetworkPass) -> tuple[Rows, dict[str, Activated]]:
-    """Weights of the rows, and activations by name, as the engine measures them."""
-    rows = Rows(torch.from_numpy(done.row_weights)[None, None], Scratch())
-    activations = {
-        seen.name: Activated(
-            seen.function, torch.from_numpy(seen.z)[None], torch.from_numpy(seen.v)[None]
-        )
-        for seen in done.activations
-    }
-    for layer in done.layers:
-        if layer.name.endswith(".gate"):
-            z, v = (torch.from_numpy(part)[None] for part in (layer.z, layer.v))
-            activations[layer.name] = Activated(Logistic(), z, v)
-    return rows, activations
 
 
 def activation_table(estimator: Any, X: Any, y: Any, *, member: int) -> pd.DataFrame:
     """Quantiles, saturated and dead parts of what follows each layer: see `ActivationDisplay`."""
-    network = open_network(estimator, X, y, member=member, statistics="batch", dtype="float64")
-    done = network.run()
-    rows, activations = _in_memory(done)
+    if is_image_network(estimator):
+        needs_targets(y)
+        look = image_layers(look_at_images(estimator, X, y, None))
+    else:
+        look = network_layers(
+            open_network(estimator, X, y, member=member, statistics="batch", dtype="float64")
+        )
     levels = (0.05, 0.25, 0.5, 0.75, 0.95)
     records = []
-    for layer, behind in activations_behind(network.spec).items():
-        if behind:
-            values = np.stack([activations[name].h[0].numpy() for name in behind])
-            numbers = activation_numbers([activations[name] for name in behind], rows)[0].tolist()
-            records.append((layer, *np.quantile(values, levels), *numbers[2:]))
+    for layer in look.layers:
+        if layer.behind:
+            values = np.stack([part.h[0].numpy() for part in layer.behind])
+            numbers = activation_numbers(layer.behind, look.rows_of(layer))[0].tolist()
+            records.append((layer.name, *np.quantile(values, levels), *numbers[2:]))
     names = [f"q{100 * level:02.0f}" for level in levels]
     return pd.DataFrame(records, columns=["layer", *names, *ACTIVATIONS[2:]])
-
-
-def activations_behind(spec: AnySpec) -> dict[str, list[str]]:
-    """For each layer the names of the activations that its result goes through first.
-
-    In a residual network these stand before the next matrix of its block, behind the block before
-    the first matrix of the next one, or before the output. Layers that blocks share have several.
-    """
-    names = layout_of(spec).layers()
-    found: dict[str, list[str]] = {name: [] for name in names}
-    if not isinstance(spec, ResidualSpec):
-        return {name: [] if name == "output" else [name] for name in names}
-    before = [
-        [f"block_{b}.activation_{l}"] if activated else []
-        for b in range(1, spec.n_blocks + 1)
-        for l, activated in enumerate(spec.activated, 1)
-    ]
-    following = iter([*before, ["output.activation"]])
-    found["input"] += next(following)
-    for b in range(1, spec.n_blocks + 1):
-        block = "blocks" if spec.tie_blocks else f"block_{b}"
-        if spec.skip is Skip.GATED:
-            found[f"{block}.gate"].append(f"block_{b}.gate")
-        for l in range(1, spec.n_layers_per_block + 1):
-            found[f"{block}.linear_{l}"] += next(following)
-    return found
 
 
 def norm(array: np.ndarray) -> float:

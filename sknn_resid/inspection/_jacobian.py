@@ -10,8 +10,11 @@ import pandas as pd
 import scipy.sparse
 from sklearn.utils import check_random_state
 
+from sknn_resid.engine.image_trace import ImageSubject, pixel_gradients
 from sknn_resid.engine.residual_fitted import statistics_of
 from sknn_resid.engine.residual_spec import ResidualSpec, Skip
+from sknn_resid.inspection._images import is_image_network, look_at_images
+from sknn_resid.inspection._layers import needs_targets
 from sknn_resid.inspection._network import OpenNetwork, open_network
 from sknn_resid.inspection._passes import NetworkPass
 
@@ -68,7 +71,7 @@ def jacobian_spectrum(
     Raises
     ------
     TypeError
-        If the estimator is no network of this package.
+        If the estimator is no network of this package, or an image network.
     ValueError
         If there is no way to look at (one hidden layer, no block), or for bad input.
 
@@ -89,6 +92,11 @@ def jacobian_spectrum(
     >>> bool(0.01 < whole["mean_square"] < 1), bool(whole["rank_fraction"] < 0.3)
     (True, True)
     """
+    if is_image_network(estimator):
+        raise TypeError(
+            "estimator: the Jacobian of an image network has as many columns as its maps have "
+            "numbers, and is not worked out. Use gradient_flow, gradient_correlation or diagnose."
+        )
     return spectrum_of(open_network(estimator, X, y, member=member, dtype="float64"), n_rows)
 
 
@@ -231,7 +239,8 @@ def gradient_correlation(
         Their targets.
     noise : float, default=0.1
         Standard deviation of the noise, as a part of that of each column that the network reads
-        (behind the steps of a Pipeline, and behind the encoder of a residual network).
+        (behind the steps of a Pipeline, and behind the encoder of a residual network); of an image
+        each number of a pixel is a column.
     random_state : int, RandomState instance or None, default=0
         Draws the noise.
     member : int, default=0
@@ -265,16 +274,17 @@ def gradient_correlation(
     >>> gradient_correlation(shallow, X[:256] / 16, y[:256]) > 0.9
     True
     """
+    needs_targets(y)
+    if is_image_network(estimator):
+        subject = look_at_images(estimator, X, y, None)
+        return image_correlation(subject, noise, random_state)
     network = open_network(estimator, X, y, member=member, statistics="batch", dtype="float64")
-    if y is None:
-        raise ValueError("y is missing: gradients are those of a loss. Pass the targets of X.")
     return correlation_of(network, noise, random_state)
 
 
 def correlation_of(network: OpenNetwork, noise: float, random_state: Any) -> float:
     """The number of `gradient_correlation`."""
-    if not noise > 0:
-        raise ValueError(f"noise: must be positive, got {noise}.")
+    _check_noise(noise)
     looked = network.looked
     given: Any = looked.X
     rows = given.toarray() if scipy.sparse.issparse(given) else np.asarray(given)
@@ -284,6 +294,20 @@ def correlation_of(network: OpenNetwork, noise: float, random_state: Any) -> flo
     here = network.input_gradients()
     there = replace(network, looked=replace(looked, X=near)).input_gradients()
     return _mean_cosine(here, there)
+
+
+def image_correlation(subject: ImageSubject, noise: float, random_state: Any) -> float:
+    """The number of `gradient_correlation` for images, whose columns are their pixels."""
+    _check_noise(noise)
+    rng = check_random_state(random_state)
+    spread = noise * subject.pixels.std(axis=0)
+    near = subject.pixels + spread * rng.standard_normal(subject.pixels.shape)
+    return _mean_cosine(pixel_gradients(subject), pixel_gradients(replace(subject, pixels=near)))
+
+
+def _check_noise(noise: float) -> None:
+    if not noise > 0:
+        raise ValueError(f"noise: must be positive, got {noise}.")
 
 
 def _mean_cosine(a: np.ndarray, b: np.ndarray) -> float:

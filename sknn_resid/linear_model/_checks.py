@@ -78,7 +78,7 @@ def check_rows(
 def _nothing_to_convert(estimator: Any, X: Any, y: Any) -> bool:
     """Whether scikit-learn's validation would return these arrays and have nothing to say.
 
-    It takes as long as a third of a small fit. Whatever is not plain, finite float64 of matching
+    It would be an eighth of a small fit. Whatever is not plain, finite float64 of matching
     shape goes there, for its conversions and its messages.
     """
     for array in (X, y):

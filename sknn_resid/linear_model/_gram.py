@@ -204,6 +204,10 @@ def _symmetric(a: Slices, s: int) -> np.ndarray:
         # Pieces of at least half the order, all together: tail' tail, within the last bits.
         pairs = [(a.pieces[i], a.tails[s - i]) for i in range(half)]
         square = a.tails[half]
+        if s == 1:  # half of M' tail and its transpose, with M = piece + the whole
+            found = (a.pieces[0] + a.tails[0]).T @ square
+            found *= 0.5
+            return found + found.T
         if s % 2 == 1:  # tail' tail is half of (tail / 2)' tail and its transpose
             pairs[-1] = (a.pieces[half - 1] + 0.5 * square, square)
             square = None

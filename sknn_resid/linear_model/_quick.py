@@ -31,7 +31,9 @@ from ._words import add, compress, cut, dot, slice_bits, two_prod, two_sum
 
 SPREAD = 900.0  # ratio of eigenvalues up to which float64 gives the directions to 1e-13
 CENTRED = 2.0**-6  # part of the square of a column that centring must leave
-RATE = 2.0**14 * 2.0**-53  # bound of I - S M per column, for such problems
+# |I - S M|_ij <= RATE q norm_i / norm_j: a small multiple of 2^-53 times SPREAD and what centring
+# takes, with a wide margin, which costs nothing.
+RATE = 2.0**20 * 2.0**-53
 LAST = 2.0**-58  # error of an entry that does not matter
 LARGEST = 2.0**200  # penalty, for columns of norm 1
 SMALL = 2.0**-20  # part of its terms below which an entry counts as small
@@ -261,9 +263,9 @@ def solve_quickly(
     x = B @ (f * (B.T @ g[0]))
     own = int(factor.fit_intercept)
     more: list[np.ndarray] = []
-    weight = np.broadcast_to(alpha, x.shape) / scale**2
     penalised = bool(alpha.any())
     if penalised:
+        weight = np.broadcast_to(alpha, x.shape) / scale**2
         weight[:own] = 0.0
         more = list(two_prod(weight, x))
     remainder = quick.remainder(list(g), x, more)
@@ -316,8 +318,10 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
     """
     B, sums = quick.basis, quick.sums
     x = B @ B.T
+    x = 0.5 * (x + x.T)  # exactly symmetric, whatever the product was
     remainder = quick.remainder([np.eye(len(x))], x, [])
     step = B @ (B.T @ remainder)
+    step = 0.5 * (step + step.T)
     C = x + step
     scale, lost, reference, whole = quick.scale, 1.0, np.abs(C), C
     if quick.factor.fit_intercept and sums.shift.any():
@@ -328,10 +332,9 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
         terms = np.abs(C) @ np.abs(a)
         lost = max(_ratio(terms[1:], cross[0, 1:]), _ratio(terms @ np.abs(a)[:, None], variance[0]))
         whole = C.copy()
-        whole[0] = cross[0] * scale[0]
+        whole[0] = whole[:, 0] = cross[0] * scale[0]
         whole[0, 0] = float(variance[0]) * scale[0] ** 2
         reference[0] = reference[:, 0] = np.abs(whole[0])
     if not (np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost, reference)):
         return None
-    # The correctly rounded entry of a symmetric matrix: both halves agree but for the last words.
-    return (np.triu(whole) + np.triu(whole, 1).T) / scale / scale[:, None]
+    return whole / scale / scale[:, None]

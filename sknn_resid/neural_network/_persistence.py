@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -45,8 +46,24 @@ _SCALARS = (
 _CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 
 
-class Persistent:
-    """``save`` and ``load`` of a fitted network."""
+class ArrayFile(ABC):
+    """``save`` and ``load`` of a fitted estimator.
+
+    Attributes
+    ----------
+    _fitted_by : str
+        Attribute that only a fitted estimator has.
+    """
+
+    _fitted_by: ClassVar[str]
+
+    @abstractmethod
+    def _write(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Add the fitted state to both parts of the file."""
+
+    @abstractmethod
+    def _read(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Take the fitted state from both parts of the file."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted estimator to one file.
@@ -61,8 +78,10 @@ class Persistent:
         ValueError
             If a parameter is code (a callable loss or scorer), which a file of data cannot hold.
         """
-        check_is_fitted(self, "coefs_")
-        arrays, meta = _pack(self)
+        check_is_fitted(self, self._fitted_by)
+        arrays: dict[str, np.ndarray] = {}
+        meta = header(self, arrays)
+        self._write(arrays, meta)
         write_model(path, arrays, meta)
 
     @classmethod
@@ -77,7 +96,7 @@ class Persistent:
         Returns
         -------
         estimator : object
-            The fitted estimator, which predicts as the saved one did and can be trained on.
+            The fitted estimator, which predicts as the saved one did.
 
         Raises
         ------
@@ -85,7 +104,21 @@ class Persistent:
             If the file is not one of ours, or holds an estimator of another class.
         """
         meta, arrays = read_model(path, cls.__name__)
-        return _unpack(cls, meta, arrays)
+        est = from_header(cls, meta, arrays)
+        est._read(arrays, meta)
+        return est
+
+
+class Persistent(ArrayFile):
+    """Of an MLP."""
+
+    _fitted_by = "coefs_"
+
+    def _write(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        _pack(self, arrays, meta)
+
+    def _read(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        _unpack(self, arrays, meta)
 
 
 def write_model(
@@ -165,10 +198,8 @@ def _foreign(path: str | os.PathLike[str]) -> str:
     )
 
 
-def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    arrays: dict[str, np.ndarray] = {}
-    meta: dict[str, Any] = {
-        **header(est, arrays),
+def _pack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    meta |= {
         "scalars": {n: getattr(est, n) for n in _SCALARS if hasattr(est, n)},
         "curves": [n for n in _CURVES if getattr(est, n, None) is not None],
         "empty_curves": [n for n in _CURVES if getattr(est, n, 0) is None],
@@ -191,11 +222,9 @@ def _pack(est: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         meta["optimizer"] = [state.kind.value, state.learning_rate, state.steps]
         for i, moment in enumerate(state.moments):
             arrays[f"moment_{i}"] = moment
-    return arrays, meta
 
 
-def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
-    est = from_header(cls, meta, arrays)
+def _unpack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     for name, value in meta["scalars"].items():
         setattr(est, name, value)
     for name in meta["curves"]:
@@ -221,7 +250,6 @@ def _unpack(cls: type, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> A
         kind, rate, steps = meta["optimizer"]
         moments = tuple(arrays[name] for name in sorted(arrays) if name.startswith("moment_"))
         est._optimizer = OptimizerState(OptimizerKind(kind), rate, steps, moments)
-    return est
 
 
 def _decode_ties(fields: dict[str, Any] | None) -> Ties | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import Any
 
@@ -18,14 +17,11 @@ from sknn_resid.neural_network._ensemble import Ensemble
 from sknn_resid.neural_network._gradient_history import pack_history, unpack_history
 from sknn_resid.neural_network._params import ACTIVATIONS, activation_name
 from sknn_resid.neural_network._persistence import (
+    ArrayFile,
     decode_loss,
     encode_loss,
-    from_header,
-    header,
     pack_codec,
-    read_model,
     unpack_codec,
-    write_model,
 )
 from sknn_resid.neural_network._table_state import encoder_from_state, encoder_state
 from sknn_resid.neural_network._target_scale import TargetScale
@@ -45,51 +41,16 @@ _PLAIN = (
 _ARRAYS = ("member_weights_", "best_iteration_", "_noise_variance")
 
 
-class ResidualPersistent:
+class ResidualPersistent(ArrayFile):
     """``save``, ``load`` and ``summary``."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator to one file, its encoder included.
+    _fitted_by = "encoder_"
 
-        Parameters
-        ----------
-        path : str or path-like
-            File to write; by custom it ends in ``.npz``. An existing file is replaced.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is code (a callable loss), which a file of data cannot hold.
-        """
-        check_is_fitted(self, "encoder_")
-        arrays: dict[str, np.ndarray] = {}
-        meta = header(self, arrays)
+    def _write(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         _pack(self, arrays, meta)
-        write_model(path, arrays, meta)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Any:
-        """Read an estimator that `save` wrote; no code in the file is run.
-
-        Parameters
-        ----------
-        path : str or path-like
-            File to read.
-
-        Returns
-        -------
-        estimator : object
-            The fitted estimator, which predicts as the saved one did.
-
-        Raises
-        ------
-        ValueError
-            If the file is not one of ours, or holds an estimator of another class.
-        """
-        meta, arrays = read_model(path, cls.__name__)
-        est = from_header(cls, meta, arrays)
-        _unpack(est, arrays, meta)
-        return est
+    def _read(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        _unpack(self, arrays, meta)
 
     def summary(self) -> pd.DataFrame:
         """Parameters of one member, layer by layer.

@@ -21,6 +21,7 @@ from sknn_resid.engine.history import EpochView, StopReason, ValidationView
 from sknn_resid.engine.image_data import ImageSet, Scaling
 from sknn_resid.engine.image_loop import ImageJob, train_images
 from sknn_resid.engine.meeting import current_meeting, preferred_device
+from sknn_resid.engine.processes import is_first, own_device
 from sknn_resid.engine.resnet_spec import ResNetSpec
 from sknn_resid.neural_network._class_weight import class_weights
 from sknn_resid.neural_network._holdout import split_rows
@@ -122,6 +123,7 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
             seed=seed,
             validation=None if judged is None else judged.data,
             checkpoint_dir=None if self.checkpoint_dir is None else str(self.checkpoint_dir),
+            data_parallel=bool(self.data_parallel),
         )
         job = self._started(job, first_call=first_call, incremental=incremental)
         bridge = None if incremental else CallbackBridge(self, X, y, sample_weight, self.max_iter)
@@ -152,7 +154,8 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
     def _device(self, task: _Task, spec: ResNetSpec) -> torch.device:
         work = min(int(self.batch_size), task.images.n_rows)
         work *= spec.multiplications(*task.images.shape[:2])
-        return resolve_device(preferred_device() or self.device, float(work))
+        device = resolve_device(preferred_device() or self.device, float(work))
+        return own_device(device) if self.data_parallel else device
 
     def _dtypes(self, task: _Task, device: torch.device) -> tuple[torch.dtype, Any]:
         dtypes = working_dtypes(self, task.images, device)
@@ -318,7 +321,7 @@ class BaseResNet(ImagePersistent, CallbackSupportMixin, BaseEstimator):
         state = network_attributes(job)
 
         def hook(view: EpochView) -> bool:
-            if self.verbose:
+            if self.verbose and (not self.data_parallel or is_first()):
                 print_epoch(view, self, validated=job.train.train.watch_validation)
             if bridge is None:
                 return False

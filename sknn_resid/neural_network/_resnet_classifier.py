@@ -145,8 +145,13 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
     dtype : {'auto', 'float32', 'float64', 'bfloat16', 'float16'}, default='auto'
         'auto' is float32 for images and bytes, and float64 for rows of float64 on a CPU. With
         'bfloat16' and 'float16' the convolutions are computed in that, on float32 weights.
+    data_parallel : bool, default=False
+        Whether the processes that ``torchrun`` started share every batch: each calls ``fit`` with
+        all of the same data, computes its share, and ends with the same network, which is that of
+        one process up to rounding. Needs an int ``random_state``.
     compile : bool, default=False
-        Whether training goes through ``torch.compile``: half a minute first, faster steps after it.
+        Whether training goes through ``torch.compile``: half a minute to some minutes first, faster
+        steps after it. Sums come in another order, so results differ by rounding.
     deterministic : bool, default=False
         On CUDA: bitwise equal refits. On a CPU they are so anyway.
     random_state : int, RandomState instance or None, default=None
@@ -269,6 +274,7 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
         features="avgpool",
         device="auto",
         dtype="auto",
+        data_parallel=False,
         compile=False,
         deterministic=False,
         random_state=None,
@@ -322,6 +328,7 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
         self.features = features
         self.device = device
         self.dtype = dtype
+        self.data_parallel = data_parallel
         self.compile = compile
         self.deterministic = deterministic
         self.random_state = random_state

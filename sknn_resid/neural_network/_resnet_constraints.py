@@ -69,6 +69,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "features": [str],
     "device": [str],
     "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16", "float16"})],
+    "data_parallel": ["boolean"],
     "compile": ["boolean"],
     "deterministic": ["boolean"],
     "random_state": ["random_state"],

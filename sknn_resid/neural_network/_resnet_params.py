@@ -36,6 +36,11 @@ _FLIPS = {
 def check_parameters(est: Any) -> None:
     """Rules between parameters, before the data are looked at."""
     resolve_stem(int(est.depth), est.stem)
+    if est.data_parallel and not isinstance(est.random_state, Integral):
+        raise ValueError(
+            "data_parallel: all processes have to draw the same numbers. Set random_state to an "
+            f"int (now {est.random_state!r})."
+        )
     if est.checkpoint_dir is not None and not isinstance(est.random_state, Integral):
         raise ValueError(
             "checkpoint_dir: a fit can only be gone on with if it can be repeated. Set "

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.resnet_spec import ResNetSpec
 from sknn_resid.engine.spec import OptimizerKind
-from sknn_resid.neural_network._persistence import (
-    from_header,
-    header,
-    pack_codec,
-    read_model,
-    unpack_codec,
-    write_model,
-)
+from sknn_resid.neural_network._persistence import ArrayFile, pack_codec, unpack_codec
 
 _PLAIN = (
     "n_features_in_",
@@ -43,51 +34,16 @@ _PLAIN = (
 _STATE = "state:"
 
 
-class ImagePersistent:
-    """``save`` and ``load``."""
+class ImagePersistent(ArrayFile):
+    """Of an image network."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator to one file.
+    _fitted_by = "state_dict_"
 
-        Parameters
-        ----------
-        path : str or path-like
-            File to write; by custom it ends in ``.npz``. An existing file is replaced.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is code (a callable scorer), which a file of data cannot hold.
-        """
-        check_is_fitted(self, "state_dict_")
-        arrays: dict[str, np.ndarray] = {}
-        meta = header(self, arrays)
+    def _write(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         _pack(self, arrays, meta)
-        write_model(path, arrays, meta)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Any:
-        """Read an estimator that `save` wrote; no code in the file is run.
-
-        Parameters
-        ----------
-        path : str or path-like
-            File to read.
-
-        Returns
-        -------
-        estimator : object
-            The fitted estimator, which predicts as the saved one did and can be trained on.
-
-        Raises
-        ------
-        ValueError
-            If the file is not one of ours, or holds an estimator of another class.
-        """
-        meta, arrays = read_model(path, cls.__name__)
-        est = from_header(cls, meta, arrays)
-        _unpack(est, arrays, meta)
-        return est
+    def _read(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        _unpack(self, arrays, meta)
 
 
 def _pack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:

@@ -86,6 +86,29 @@ def test_equals_the_general_way_where_the_bits_suffice_for_typical_entries(size,
     np.testing.assert_array_equal(a.coef, a.coef.T)
 
 
+@pytest.mark.parametrize("mean", [0.0, 3.0])
+def test_the_assumed_rate_of_a_step_holds_at_the_limit_of_what_is_accepted(mean):
+    rng = np.random.default_rng(9)
+    n, p = 60, 10
+    left = np.linalg.qr(rng.normal(size=(n, p)))[0]
+    right = np.linalg.qr(rng.normal(size=(p, p)))[0]
+    X = (left * np.geomspace(1.0, 28.0, p)) @ right
+    X = X - X.mean(axis=0)
+    X += mean * X.std(axis=0)
+    quick = prepare(X, rng.normal(size=(n, 1)), fit_intercept=True).quick
+    assert quick is not None
+    assert not quick.sums.shift.any()
+    A = oracle.fractions(np.column_stack([np.ones(n), X]) / quick.scale)
+    B = oracle.fractions(quick.basis)
+    S = oracle.product(oracle.transpose(A), A)
+    M = oracle.product(B, oracle.transpose(B))
+    one = np.eye(p + 1, dtype=int).astype(object)
+    rest = (np.array(oracle.product(S, M), dtype=object) - one).astype(float)
+    norms = quick.norms / quick.scale
+    rate = np.abs(rest * norms / norms[:, None]).max()
+    assert 0 < rate <= _quick.RATE * (p + 1) / 16
+
+
 def test_a_coefficient_of_zero_is_left_to_the_general_way():
     """Its last bit is not certain with few bits; with many it is exactly 0."""
     X = np.array([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0], [2.0, 0.0], [-2.0, 0.0]])

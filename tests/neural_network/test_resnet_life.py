@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV
 
 from sknn_resid import ResNetClassifier
 from sknn_resid.engine.image_step import Stepper
+from sknn_resid.engine.resnet_inference import InferenceNetwork
 
 
 class AfterEpoch:
@@ -259,11 +260,11 @@ def no_room_for(n_rows, monkeypatch):
     """A device whose memory ends at so many images; counts the parts that were computed."""
     original, parts = Stepper._part, []
 
-    def part(self, batch, rows):
+    def part(self, batch, rows, keep_LB):
         if rows.stop - rows.start > n_rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         parts.append(rows.stop - rows.start)
-        return original(self, batch, rows)
+        return original(self, batch, rows, keep_LB)
 
     monkeypatch.setattr(Stepper, "_part", part)
     return parts
@@ -291,12 +292,33 @@ def test_out_of_memory_with_two_images_is_an_error(monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch):
-    def part(self, batch, rows):
+    def part(self, batch, rows, keep_LB):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(Stepper, "_part", part)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         ResNetClassifier(**TINY).fit(*make_images(16))
+
+
+def test_prediction_takes_fewer_images_at_once_when_memory_runs_out(monkeypatch):
+    X, y = make_images(40)
+    clf = ResNetClassifier(**TINY).fit(X, y)
+    wanted = clf.predict_proba(X)
+    original, sizes = InferenceNetwork.features, []
+
+    def features(self, x_BCHW, stage="avgpool"):
+        if len(x_BCHW) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(len(x_BCHW))
+        return original(self, x_BCHW, stage)
+
+    monkeypatch.setattr(InferenceNetwork, "features", features)
+    room = 12
+    assert_allclose(clf.predict_proba(X), wanted, rtol=1e-5)
+    assert sizes == [10, 10, 10, 10]
+    room = 0
+    with pytest.raises(MemoryError, match=r"One image of shape \(8, 8, 3\) does not fit"):
+        clf.predict(X)
 
 
 def test_parts_add_up_to_the_gradient_of_the_batch():
