@@ -75,6 +75,7 @@ BOTH_VARIANTS = [
     {"hidden_layer_sizes": (20, 10), "activation": ("gelu", "tanh"), **QUICK},
     {"n_layers": 2, "width": 20, **QUICK},
     {"clip_norm": 1.0, **QUICK},
+    {"record_gradients": True, **QUICK},
     # Places that are there for data of any width: a check may send one column and one output.
     {"tied_weights": [[(0, 0, 0), (0, 0, 1), (-1, 3, 0)], [(-1, 0, 0), (-1, 1, 0)]], **QUICK},
     {"hidden_layer_sizes": (20, 10, 20), "tied_weights": [[(1,), (2, "T")]], **QUICK},
@@ -136,6 +137,7 @@ RESIDUAL_VARIANTS = [
     },
     {
         **SMALL,
+        "record_gradients": True,
         "skip": "rezero",
         "normalization": None,
         "numeric_embedding": "periodic",

@@ -89,6 +89,9 @@ def test_gradients_and_activations_are_autograds(dtype, weighted):
 EVERY = {
     "mlp": MLPClassifier((6, 5), random_state=0),
     "one hidden layer": MLPClassifier((6,), random_state=0),
+    "tied weights": MLPClassifier(
+        (6, 6, 5), random_state=0, tied_weights=[[(0, 0, 0), (0, 1, 1)], [(1, 2, 3), (2, 2, 3)]]
+    ),
     "residual": MLPResidualClassifier(**QUICK, n_blocks=2, dropout=0.0),
     "gated, tied": MLPResidualClassifier(
         **QUICK, n_blocks=3, skip="gated", tie_blocks=True, dropout=0.0
