@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sknn_resid.engine.activations import Activated, Logistic
-from sknn_resid.engine.kernels import Op, add_row, matmul, sum_rows
+from sknn_resid.engine.kernels import Op, affine, matmul, sum_rows
 from sknn_resid.engine.memory import Memory, Sink
 from sknn_resid.engine.norms import BatchNorm, KeptNorm, LayerNorm, Norm, Place
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec, Skip
@@ -105,7 +105,7 @@ class Bound:
 
     def product(self, p: Tensor, W: str, b: str, out: Tensor) -> list[Op]:
         """Bind ``out = p W + b``."""
-        return [matmul(p, self.values[W], out), add_row(out, self.values[b])]
+        return affine(p, self.values[W], self.values[b], out)
 
     def product_gradients(self, p: Tensor, dz: Tensor, W: str, b: str) -> list[Op]:
         """Gradients of a product's matrix and bias."""

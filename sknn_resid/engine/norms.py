@@ -214,10 +214,13 @@ class LayerNorm(Norm):
             sum_rows(dy, s_MH),
             partial(torch.mul, dy, kept, out=scratch),
             sum_rows(scratch, q_MH),
-            partial(torch.div, self._gamma_M1H.mT, self._width, out=share),
+            partial(torch.mul, self._gamma_M1H.mT, 1.0 / self._width, out=share),
             matmul(dy, share, column),
             matmul(scratch, share, column2),
-            partial(torch.addcmul, column, kept, column2, out=scratch),
+            # Two passes: one addcmul of two broadcast columns takes 17 microseconds instead of 6
+            # (256 x 128), its kernel does not vectorise.
+            partial(torch.mul, kept, column2, out=scratch),
+            partial(scratch.add_, column),
             partial(scratch.addcmul_, dy, self._gamma_M1H, value=-1),
         ]
         if add:

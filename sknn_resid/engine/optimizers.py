@@ -27,10 +27,13 @@ from torch import Tensor
 
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.newton_schulz import orthogonalize
+from sknn_resid.engine.residual_layout import MatrixRun
 from sknn_resid.engine.residual_network import StackedResidualNetwork
 from sknn_resid.engine.spec import OptimizerKind, OptimizerSpec
 
 _ALL = slice(0, None)
+# Views of parameters, the direction they step along, and a factor of the rate.
+_Piece = tuple[Tensor, Tensor, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +291,7 @@ class _Muon(StackOptimizer):
         self._rule = _AdamRule(
             self._params, self._grads, self.moments, self._n_hidden, self._n_weights
         )
-        self._programs: dict[tuple[int | None, int | None], tuple[list[Op], Tensor]] = {}
+        self._programs: dict[tuple[int | None, int | None], tuple[list[Op], list[_Piece]]] = {}
 
     def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         self._rule.update(rows, spec, decay, rate, t)
@@ -297,53 +300,57 @@ class _Muon(StackOptimizer):
         key = (rows.start, rows.stop)
         if key not in self._programs:
             self._programs[key] = self._bind(rows, spec.hidden_momentum)
-        program, direction = self._programs[key]
+        program, pieces = self._programs[key]
         for op in program:
             op()
         hidden_rate = spec.hidden_learning_rate * rate / spec.learning_rate
-        p = self._params[rows, : self._n_hidden]
         if spec.hidden_decay > 0:
-            p.mul_(1 - hidden_rate * spec.hidden_decay)
-        p.add_(direction, alpha=-hidden_rate)
+            self._params[rows, : self._n_hidden].mul_(1 - hidden_rate * spec.hidden_decay)
+        for p, direction, scale in pieces:
+            p.add_(direction, alpha=-hidden_rate * scale)
 
-    def _bind(self, rows: slice, momentum: float) -> tuple[list[Op], Tensor]:
-        """Operations that leave the direction of these models' step in the returned memory."""
-        g = self._grads[rows, : self._n_hidden]
-        v = self.moments[0][rows, : self._n_hidden]
-        direction = torch.zeros_like(g, memory_format=torch.contiguous_format)
-        ops: list[Op] = [
-            partial(v.mul_, momentum),
-            partial(v.add_, g),
-            partial(torch.add, g, v, alpha=momentum, out=direction),
-        ]
-        n_models, batches = len(g), self._batches(direction)
-        for (i, j), pieces in batches.items():
-            sizes = [n_models * count for _, count, _ in pieces]
-            stacked = direction.new_zeros((sum(sizes), i, j))
-            parts = stacked.split(sizes)
-            for (view, _, _), part in zip(pieces, parts, strict=True):
-                ops.append(partial(part.view(view.shape).copy_, view))
+    def _bind(self, rows: slice, momentum: float) -> tuple[list[Op], list[_Piece]]:
+        """Operations that leave the directions of these models' step beside their matrices."""
+        params, g, v = (
+            buffer[rows, : self._n_hidden]
+            for buffer in (self._params, self._grads, self.moments[0])
+        )
+        ops: list[Op] = [partial(torch.add, g, v, alpha=momentum, out=v)]
+        pieces: list[_Piece] = []
+        for (i, j), runs in self._batches().items():
+            p_views, g_views, v_views = (
+                [self._view(buffer, run) for run in runs] for buffer in (params, g, v)
+            )
+            sizes = [len(g) * run.count for run in runs]
+            stacked = g.new_zeros((sum(sizes), i, j))
+            for g_view, v_view, part in zip(g_views, v_views, stacked.split(sizes), strict=True):
+                out = part.view(g_view.shape)
+                ops.append(partial(torch.add, g_view, v_view, alpha=momentum, out=out))
             rounds, result = orthogonalize(stacked)
             ops += rounds
-            for (view, _, scale), part in zip(pieces, result.split(sizes), strict=True):
-                ops.append(partial(torch.mul, part.view(view.shape), scale, out=view))
-        return ops, direction
+            for run, p_view, part in zip(runs, p_views, result.split(sizes), strict=True):
+                rows_in, outs = run.shape
+                scale = math.sqrt(max(1.0, outs / rows_in))
+                pieces.append((p_view, part.view(p_view.shape), scale))
+        return ops, pieces
 
-    def _batches(self, direction: Tensor) -> dict[tuple[int, int], list[tuple[Tensor, int, float]]]:
-        """Views of the matrices (M, count, i, j), i <= j, by (i, j): equal ones are one batch.
+    def _batches(self) -> dict[tuple[int, int], list[MatrixRun]]:
+        """Runs of matrices by their (short, long) side: those of equal sides are one batch."""
+        batches: dict[tuple[int, int], list[MatrixRun]] = {}
+        for run in self._runs:
+            batches.setdefault((min(run.shape), max(run.shape)), []).append(run)
+        return batches
+
+    @staticmethod
+    def _view(buffer: Tensor, run: MatrixRun) -> Tensor:
+        """A run's matrices (M, count, i, j), i <= j.
 
         A matrix and its transpose have the same rounds, so each lies on its long side.
         """
-        batches: dict[tuple[int, int], list[tuple[Tensor, int, float]]] = {}
-        for run in self._runs:
-            rows_in, out = run.shape
-            flat = direction[:, run.start : run.start + run.count * rows_in * out]
-            view = flat.view(len(direction), run.count, rows_in, out)
-            view = view if rows_in <= out else view.mT
-            scale = math.sqrt(max(1.0, out / rows_in))
-            i, j = view.shape[2:]
-            batches.setdefault((i, j), []).append((view, run.count, scale))
-        return batches
+        rows_in, out = run.shape
+        flat = buffer[:, run.start : run.start + run.count * rows_in * out]
+        view = flat.unflatten(1, (run.count, rows_in, out))
+        return view if rows_in <= out else view.mT
 
 
 def make_optimizer(

@@ -135,10 +135,17 @@ def statistics_of(
     for k in range(n_chunks):
         own = weight[k::n_chunks]
         moments = _Measured(spec, as_tensor(own / own.sum()).to(device))
-        _Forward(spec, params_MP, moments, scale).hidden(X[rows[k::n_chunks]])
+        _Forward(spec, params_MP, moments, scale).hidden(_rows(X, rows[k::n_chunks]))
         parts.append(moments.measured)
         shares.append(float(own.sum()))
     return _combine(parts, np.array(shares) / sum(shares)).astype(params.dtype)
+
+
+def _rows(X: Features, rows: np.ndarray) -> Features:
+    """Some rows of X; ``take`` needs half the time of indexing, but copies a strided X first."""
+    if isinstance(X, np.ndarray) and X.flags.c_contiguous:
+        return X.take(rows, axis=0)
+    return X[rows]
 
 
 def _combine(parts: Sequence[Sequence[np.ndarray]], shares: np.ndarray) -> np.ndarray:
@@ -156,7 +163,7 @@ class _Moments(ABC):
 
     @abstractmethod
     def of(self, place: int, x_MNH: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance (M, 1, H) at this normalization, counted from the input."""
+        """x less its mean, and the variance (M, 1, H), at this normalization from the input on."""
 
 
 class _Kept(_Moments):
@@ -169,7 +176,8 @@ class _Kept(_Moments):
         self._pairs = list(zip(parts[::2], parts[1::2], strict=True))
 
     def of(self, place: int, x_MNH: Tensor) -> tuple[Tensor, Tensor]:
-        return self._pairs[place]
+        mean_M1H, var_M1H = self._pairs[place]
+        return x_MNH - mean_M1H, var_M1H
 
 
 class _Measured(_Moments):
@@ -181,10 +189,11 @@ class _Measured(_Moments):
 
     def of(self, place: int, x_MNH: Tensor) -> tuple[Tensor, Tensor]:
         mean_M1H = (self._weight_N @ x_MNH[0])[None, None]
-        var_M1H = (self._weight_N @ (x_MNH[0] - mean_M1H[0]).square_())[None, None]
+        centred_1NH = x_MNH - mean_M1H
+        var_M1H = (self._weight_N @ centred_1NH[0].square())[None, None]
         pair = [mean_M1H.flatten(), var_M1H.flatten()]
         self.measured.append(np.stack([part.double().cpu().numpy() for part in pair]))
-        return mean_M1H, var_M1H
+        return centred_1NH, var_M1H
 
 
 class _Forward:
@@ -227,7 +236,7 @@ class _Forward:
             return torch.from_numpy(np.stack(products)).to(self._device, self._dtype) + b_M1H
         x_ND = X if isinstance(X, Tensor) else as_tensor(np.ascontiguousarray(X))
         x_ND = x_ND.to(self._device, self._dtype)
-        z = self._times(x_ND[None], self._raw) + b_M1H
+        z = self._times(x_ND[None], self._raw).add_(b_M1H)
         if spec.periodic is None:
             return z
         w, b = (self._p[f"periodic.{p}"].unsqueeze(1) for p in ("w", "b"))
@@ -266,11 +275,11 @@ class _Forward:
             centred = x - x.mean(2, keepdim=True)
             var = centred.square().mean(2, keepdim=True)
             centred.mul_((var + self._spec.norm_epsilon).rsqrt_())
-            return torch.addcmul(beta, centred, gamma)
-        mean, var = self._moments.of(self._place, x)
+            return torch.addcmul(beta, centred, gamma, out=centred)
+        centred, var = self._moments.of(self._place, x)
         self._place += 1
         slope = gamma * (var + self._spec.norm_epsilon).rsqrt()
-        return torch.addcmul(beta, x - mean, slope)
+        return torch.addcmul(beta, centred, slope, out=centred)
 
     def _affine(self, h: Tensor, W: str, b: str) -> Tensor:
         return self._times(h, self._p[W]).add_(self._p[b].unsqueeze(1))

@@ -132,7 +132,11 @@ class StackedResidualNetwork:
             if dropped
         ]
         total = sum(width for _, _, width in units)
-        self._mask_MU = self._memory.fixed("mask", (self.n_models, total), spec.dtype)
+        shape = (self.n_models, total)
+        self._mask_MU = self._memory.fixed("mask", shape, spec.dtype)
+        self._drawn_MU = self._memory.fixed("drawn", shape, spec.dtype)
+        kept_M1 = 1.0 - torch.tensor(self._dropout_M, dtype=torch.float64)[:, None]
+        self._kept_M1 = kept_M1.to(self.params_MP.device, spec.dtype)
         for block, l, width in units:
             masks[block, l] = self._mask_MU[:, start : start + width].unsqueeze(1)
             start += width
@@ -158,12 +162,14 @@ class StackedResidualNetwork:
                 if slot.rows_M[m] == 0:
                     continue  # alone, it would take no step either
                 if masks:
-                    self._mask_MU[m].bernoulli_(1.0 - p, generator=generator).div_(1.0 - p)
+                    self._drawn_MU[m].bernoulli_(1.0 - p, generator=generator)
                 if keep_ML1 is not None:
                     survival = self._survival_ML[m]
                     keep = keep_ML1[m, :, 0]
                     torch.bernoulli(survival, generator=generator, out=keep)
                     keep.div_(survival)
+            if masks:
+                torch.div(self._drawn_MU, self._kept_M1, out=self._mask_MU)
 
         return [draw]
 

@@ -24,7 +24,7 @@ from sknn_resid.neural_network._params import ACTIVATIONS, working_dtypes
 
 # Tables of no more distinct rows are one batch: then a row of weight two is exactly a row twice.
 FULL_BATCH_ROWS = 64
-LOOKS = 32  # how often held-out rows are looked at in the whole budget
+LOOKS = 16  # how often held-out rows are looked at in the whole budget
 # Of He's sqrt(2 / fan_in): the last matrix of a branch begins with 1 / sqrt(fan_in).
 AUTO_BRANCH_SCALE = math.sqrt(0.5)
 PIECEWISE_GAIN = 0.5  # initial weights of piecewise columns beside those of the scaled value
@@ -74,7 +74,7 @@ def budget(est: Any, n_rows: int, n_distinct: int) -> Budget:
     256. Rows are split evenly into batches of about that size (a given size is the largest): a
     last batch of a few rows would have no batch statistics worth the name.
 
-    Held-out rows are looked at 32 times in the whole budget, and at least once in each span of
+    Held-out rows are looked at 16 times in the whole budget, and at least once in each span of
     ``n_iter_no_change`` epochs.
     """
     if est.batch_size == "auto":
