@@ -22,6 +22,7 @@ from sknn_resid.engine.image_augment import draw, epoch_generator
 from sknn_resid.engine.image_checkpoint import Checkpoint, digest
 from sknn_resid.engine.image_data import ImageSet, Scaling, batch_slices
 from sknn_resid.engine.image_evaluation import STATISTICS_ROWS, logits_of, measure_statistics
+from sknn_resid.engine.image_flow import ImageFlowRecorder
 from sknn_resid.engine.image_network import FlatNetwork, flops_per_step
 from sknn_resid.engine.image_spec import ImageTrainSpec
 from sknn_resid.engine.image_step import Batch, Stepper
@@ -87,6 +88,7 @@ class ImageResult:
     ----------
     arrays : dict of str to ndarray
         Weights and statistics by torchvision's names.
+    flow : ndarray of shape (n_epochs, n_layers, 8) or None
     """
 
     arrays: dict[str, np.ndarray]
@@ -101,6 +103,7 @@ class ImageResult:
     reason: StopReason
     has_finite_epoch: bool
     optimizer: OptimizerState
+    flow: np.ndarray | None = None
 
 
 def train_images(job: ImageJob, poll: Callable[[], None] | None = None) -> ImageResult:
@@ -169,6 +172,10 @@ class _Run:
         if train.average_horizon > 0:
             planned = train.average_horizon * len(self.batches) * train.max_epochs
             self.average = StackAverage(self.network.params_MP, [planned], [None])
+        self.recorder: ImageFlowRecorder | None = None
+        if train.record_flow:
+            size = train.batch_size
+            self.recorder = ImageFlowRecorder(self.network, self.batches, size, processes)
         self.generator = torch.Generator()
         self.stepper = Stepper(
             self.network,
@@ -228,7 +235,9 @@ class _Run:
             rows = job.data.at(positions)
             at = None if changes is None else changes.at(torch.from_numpy(positions).to(job.device))
             rate = self.progress.rate * (1.0 if factors is None else float(factors[step]))
-            losses.append(self.stepper.step(Batch(rows, at, mix[step]), rate))
+            due = self.recorder is not None and step == self.recorder.step
+            recorder = self.recorder if due else None
+            losses.append(self.stepper.step(Batch(rows, at, mix[step]), rate, recorder))
             weights.append(float(job.data.row_weights(rows).sum()))
         return float(np.average(torch.stack(losses).cpu().numpy(), weights=weights))
 
@@ -236,6 +245,8 @@ class _Run:
         """What follows an epoch: record, judge, tell, decide, as in `loop`."""
         job, progress, train = self.job, self.progress, self.job.train.train
         rate = progress.rate
+        if self.recorder is not None:
+            progress.flow.append(self.recorder.epoch_LC)
         finite = progress.record_loss(loss, job.data.n_rows, self.judged_P)
         finite = finite and bool(self.network.params_MP.isfinite().all())
         last = progress.n_epochs >= train.max_epochs
@@ -343,6 +354,7 @@ class _Run:
             reason=reason,
             has_finite_epoch=progress.has_finite_epoch(),
             optimizer=self.optimizer.export(0, progress.rate),
+            flow=np.stack(progress.flow) if progress.flow else None,
         )
 
     # -- interrupted trainings ----------------------------------------------------------------
@@ -379,6 +391,8 @@ class _Run:
         state = self.optimizer.export(0, self.progress.rate)
         arrays = {"params": self.network.params_MP[0].cpu().numpy(), "kept": kept}
         arrays |= {f"moment_{i}": moment for i, moment in enumerate(state.moments)}
+        if self.progress.flow:
+            arrays["flow"] = np.stack(self.progress.flow)
         if self.average is not None:
             average = self.average.export(0)
             arrays["average"] = average.params_P.cpu().numpy()
@@ -396,6 +410,7 @@ class _Run:
         device = self.network.device
         self.network.params_MP[0].copy_(torch.from_numpy(arrays["params"]))
         self.progress.restore(numbers, arrays["kept"])
+        self.progress.flow = list(arrays.get("flow", ()))
         for i, moment in enumerate(self.optimizer.moments):
             moment[0].copy_(torch.from_numpy(arrays[f"moment_{i}"]))
         self.optimizer.steps[0] = numbers["steps"]

@@ -57,6 +57,7 @@ class FlatNetwork:
         self.grads_MP = torch.zeros_like(self.params_MP)
         factors_MP = torch.ones_like(self.params_MP)
         start = 0
+        self._places: dict[str, tuple[int, int, int]] = {}
         for name, parameter in named:
             stop = start + parameter.numel()
             if not name.startswith("fc."):
@@ -67,6 +68,9 @@ class FlatNetwork:
             view.copy_(parameter.detach())
             parameter.data = view
             parameter.grad = _shaped(self.grads_MP[0, start:stop], parameter)
+            if parameter.ndim > 1:
+                place = (start, stop, parameter.shape[0])
+                self._places[name.removesuffix(".weight")] = place
             start = stop
         self.factors_MP = None if bool((factors_MP == 1).all()) else factors_MP
 
@@ -77,6 +81,16 @@ class FlatNetwork:
     @property
     def dtype(self) -> torch.dtype:
         return self.params_MP.dtype
+
+    def matrices(self, flat_MP: Tensor) -> dict[str, Tensor]:
+        """Weights, or gradients, of each convolution and the head in flat memory: (1, out, rest).
+
+        In the order of the network, by torchvision's names.
+        """
+        return {
+            name: flat_MP[:, start:stop].unflatten(1, (n_out, -1))
+            for name, (start, stop, n_out) in self._places.items()
+        }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Parameters and statistics by torchvision's names, as arrays of their own."""

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from sknn_resid.engine.averaging import StackAverage
 from sknn_resid.engine.image_augment import Changes, change
 from sknn_resid.engine.image_data import ImageSet, Scaling, part_slices
+from sknn_resid.engine.image_flow import ImageFlowRecorder
 from sknn_resid.engine.image_network import FlatNetwork
 from sknn_resid.engine.image_spec import ImageTrainSpec
 from sknn_resid.engine.optimizers import StackOptimizer
@@ -135,13 +136,15 @@ class Stepper:
         half = spec.autocast is torch.float16
         self.loss_scale = LossScale(network.device) if half else None
 
-    def step(self, batch: Batch, rate: float) -> Tensor:
-        """Update the network; the loss of the batch, as a tensor of shape ()."""
-        loss = self._gradient(batch)
+    def step(self, batch: Batch, rate: float, recorder: ImageFlowRecorder | None = None) -> Tensor:
+        """Update the network, watched by the recorder; the loss of the batch, of shape ()."""
+        loss = self._gradient(batch, recorder)
         network, train = self._network, self._spec.train
         grads, n_weights = network.grads_MP, network.layout.n_weights
         if self.loss_scale is not None:
             self.loss_scale.unscale_(grads)
+        if recorder is not None:
+            recorder.before_update()
         if train.penalty > 0 and train.optimizer.kind is not OptimizerKind.ADAMW:
             grads[:, :n_weights].add_(network.params_MP[:, :n_weights], alpha=train.penalty)
         if network.factors_MP is not None:
@@ -155,41 +158,58 @@ class Stepper:
             before_MP = network.params_MP.clone()
             self._optimizer.step([rate], None)
             torch.lerp(before_MP, network.params_MP, network.factors_MP, out=network.params_MP)
+        if recorder is not None:
+            recorder.after_update()
         if self._average is not None:
             self._average.update(None)
         return loss
 
-    def _gradient(self, batch: Batch) -> Tensor:
+    def _gradient(self, batch: Batch, recorder: ImageFlowRecorder | None) -> Tensor:
         """The gradient of the batch's loss, in as many parts as memory asks for."""
         keep_LB = self._network.module.draw_keep(len(batch.rows), self._generator)
         if self._processes is not None:
-            return self._share(batch, keep_LB, self._processes)
+            return self._share(batch, keep_LB, self._processes, recorder)
         while True:
-            loss = self._attempt(batch, keep_LB)
+            loss = self._attempt(batch, keep_LB, recorder)
             if loss is not None:
                 return loss
             self._more_parts(len(batch.rows))
 
-    def _share(self, batch: Batch, keep_LB: Tensor | None, processes: Processes) -> Tensor:
+    def _share(
+        self,
+        batch: Batch,
+        keep_LB: Tensor | None,
+        processes: Processes,
+        recorder: ImageFlowRecorder | None,
+    ) -> Tensor:
         """The same where several processes have a share each; every one makes as many parts.
 
         A process whose memory runs out ends the training: the others could not know.
         """
-        self._network.grads_MP.zero_()
+        self._begin(recorder)
         share = processes.share(len(batch.rows))
         n = share.stop - share.start
         cuts = [share.start + i * n // self.n_parts for i in range(self.n_parts + 1)]
         parts = [slice(*cut) for cut in pairwise(cuts)]
-        loss = torch.stack([self._part(batch, part, keep_LB) for part in parts]).sum()
+        loss = torch.stack([self._part(batch, part, keep_LB, recorder) for part in parts]).sum()
         processes.sum_(self._network.grads_MP)
         return processes.sum_(loss)
 
-    def _attempt(self, batch: Batch, keep_LB: Tensor | None) -> Tensor | None:
-        """None where memory ran out; what it held is free by the time this returns."""
+    def _begin(self, recorder: ImageFlowRecorder | None) -> None:
+        """Nothing of this batch is there yet."""
         self._network.grads_MP.zero_()
+        if recorder is not None:
+            recorder.begin()
+
+    def _attempt(
+        self, batch: Batch, keep_LB: Tensor | None, recorder: ImageFlowRecorder | None
+    ) -> Tensor | None:
+        """None where memory ran out; what it held is free by the time this returns."""
+        self._begin(recorder)
         try:
             parts = list(part_slices(len(batch.rows), self.n_parts))
-            return torch.stack([self._part(batch, part, keep_LB) for part in parts]).sum()
+            losses = [self._part(batch, part, keep_LB, recorder) for part in parts]
+            return torch.stack(losses).sum()
         except RuntimeError as error:
             if not is_out_of_memory(error) or self._rows_of_part(len(batch.rows)) < 4:
                 raise
@@ -220,7 +240,13 @@ class Stepper:
         index = torch.from_numpy(positions).to(self._network.device)
         return change(self._spec.augmentation, x_BHWC, batch.changes.at(index))
 
-    def _part(self, batch: Batch, part: slice, keep_LB: Tensor | None) -> Tensor:
+    def _part(
+        self,
+        batch: Batch,
+        part: slice,
+        keep_LB: Tensor | None,
+        recorder: ImageFlowRecorder | None,
+    ) -> Tensor:
         """Add a part's gradient; its share of the batch's loss, detached."""
         device, dtype = self._network.device, self._network.dtype
         alone = self._processes is None  # others wait for the sums of an empty part, too
@@ -233,17 +259,18 @@ class Stepper:
         r_all = torch.from_numpy(w_all / w_all.sum()).to(device=device, dtype=dtype)
         r_B = r_all[part]
         equal = alone and bool((w == w[0]).all())
-        statistics_B = None if equal else r_B
+        mixed_r_B = r_B
         if q < 1:
             # Each with its counterpart from the end of the part, or of the batch of all processes.
             others = positions[::-1].copy() if alone else len(w_all) - 1 - positions
             other_y_B, other_r_B = self._labels(batch.rows[others]), r_all[others]
             other_x_BHWC = x_BHWC.flip(0) if alone else self._images(batch, others)
             x_BHWC = torch.lerp(other_x_BHWC, x_BHWC, q)
-            statistics_B = None if equal else torch.lerp(other_r_B, r_B, q)
+            mixed_r_B = torch.lerp(other_r_B, r_B, q)
         keep_LB = None if keep_LB is None else keep_LB[:, part]
         with autocast(device, self._spec.autocast):
-            z_BK = self._forward(x_BHWC.permute(0, 3, 1, 2), statistics_B, keep_LB)
+            inputs = (x_BHWC.permute(0, 3, 1, 2), None if equal else mixed_r_B, keep_LB)
+            z_BK = self._logits(inputs, mixed_r_B, recorder)
         z_BK = z_BK.to(dtype)
         loss = q * self._loss(z_BK, y_B, r_B)
         if q < 1:
@@ -251,6 +278,21 @@ class Stepper:
         factor = 1.0 if self.loss_scale is None else self.loss_scale.state[0]
         (loss * factor).backward()
         return loss.detach()
+
+    def _logits(
+        self,
+        inputs: tuple[Tensor | None, ...],
+        weights_B: Tensor,
+        recorder: ImageFlowRecorder | None,
+    ) -> Tensor:
+        if recorder is None:
+            return self._forward(*inputs)
+        if not self._spec.compile:
+            with recorder.watching(weights_B):
+                return self._forward(*inputs)
+        with recorder.watching(weights_B), torch.no_grad():
+            self._network.module(*inputs)  # a compiled pass shows nothing
+        return self._forward(*inputs)
 
     def _labels(self, rows: np.ndarray) -> Tensor:
         return self._codes[torch.from_numpy(rows).to(self._network.device)]

@@ -394,6 +394,11 @@ def to_arrays(model: ResNet) -> dict[str, np.ndarray]:
     return {name: t.detach().cpu().numpy().copy() for name, t in model.state_dict().items()}
 
 
+def layers_of(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Names of the convolutions and the head, from the input to the output: those with a matrix."""
+    return [name.removesuffix(".weight") for name, array in arrays.items() if array.ndim > 1]
+
+
 def load_arrays(model: ResNet, arrays: Mapping[str, np.ndarray]) -> None:
     """Copy arrays of `to_arrays` into a model; ``num_batches_tracked`` may be absent.
 

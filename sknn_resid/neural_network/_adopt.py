@@ -15,6 +15,7 @@ from sknn_resid.engine.history import Resume, StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult
 from sknn_resid.engine.layout import dense_layout
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
+from sknn_resid.engine.structure import layout_of
 from sknn_resid.neural_network._gradient_history import record
 
 _NON_FINITE = (
@@ -122,7 +123,7 @@ def adopt(
         _adopt_validation(est, job, result, resumed=resumed)
     before = len(getattr(est, "loss_curve_", None) or ()) if resumed else 0
     history = getattr(est, "gradient_history_", None) if resumed else None
-    est.gradient_history_ = record(job.network, result.flow, history, before)
+    est.gradient_history_ = record(layout_of(job.network).layers(), result.flow, history, before)
     if lbfgs:
         return  # no loss_curve_ and no best_loss_, as in scikit-learn
     _extend(est, "loss_curve_", result.loss_curve, resumed)

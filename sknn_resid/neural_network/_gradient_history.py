@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,15 @@ class GradientHistory:
 
     Once an epoch, at its last full batch, each layer is measured: after the gradient of the data
     term is there (the penalty left out, before clipping) and around the update that follows.
+    Where a step is computed in parts (``accumulate_steps``), it is the whole step that is measured.
     ``history["gradient_norm"]`` is an array; :meth:`to_frame` gives a long table.
 
     Attributes
     ----------
     layers : tuple of str
         Names of the layers from the input to the output: "hidden_1", ..., "output", or "input",
-        "block_1.linear_1", ..., "output" in a residual network.
+        "block_1.linear_1", ..., "output" in a residual network; of an image network convolutions
+        and head by torchvision's names, "conv1", "layer1.0.conv1", ..., "fc".
     epochs : ndarray of shape (n_records,)
         Epoch of each record, counted from 1 over all calls as `loss_curve_` is.
     members : ndarray of shape (n_records,)
@@ -56,6 +58,10 @@ class GradientHistory:
 
     A number that does not exist is not-a-number: activations behind the output layer or a matrix
     that no function follows, and those of a batch without weight. Dropout is not part of h.
+
+    In an image network a unit is a channel, and each of its pixels is a row: a channel is dead if
+    it is so at every pixel of every image of the batch. h is that of the step: behind augmentation
+    and mixup, with the branches that ``drop_path`` left. Gradients of frozen layers are 0.
 
     Examples
     --------
@@ -126,13 +132,17 @@ class GradientHistory:
 
 
 def record(
-    network: Any, flow: np.ndarray | None, before: GradientHistory | None, n_epochs_before: int
+    names: Iterable[str],
+    flow: np.ndarray | None,
+    before: GradientHistory | None,
+    n_epochs_before: int,
 ) -> GradientHistory | None:
     """The history after a call: what it recorded, behind what earlier calls have.
 
     Parameters
     ----------
-    network : NetworkSpec
+    names : iterable of str
+        Of the layers.
     flow : ndarray of shape (n_epochs, n_layers, 8) or None
     before : GradientHistory or None
     n_epochs_before : int
@@ -140,7 +150,7 @@ def record(
     """
     if flow is None:
         return before
-    layers = tuple(layout_of(network).layers())
+    layers = tuple(names)
     epochs = n_epochs_before + np.arange(1, len(flow) + 1)
     if before is None:
         return GradientHistory(layers, flow, epochs=epochs)

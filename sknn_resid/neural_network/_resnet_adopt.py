@@ -10,11 +10,20 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sknn_resid.engine.history import Resume, StopReason
 from sknn_resid.engine.image_loop import ImageJob, ImageResult
+from sknn_resid.engine.resnet import layers_of
 from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.neural_network._gradient_history import record
 
 _CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 # What an earlier fit leaves and a new one need not set again.
-_LEFT = (*_CURVES, "best_loss_", "best_validation_score_", "_no_improvement", "_optimizer")
+_LEFT = (
+    *_CURVES,
+    "best_loss_",
+    "best_validation_score_",
+    "gradient_history_",
+    "_no_improvement",
+    "_optimizer",
+)
 
 
 def forget(est: Any) -> None:
@@ -76,6 +85,9 @@ def adopt(
     values = (result.loss_curve, result.validation_scores, result.validation_losses)
     for name, curve in zip(_CURVES, values, strict=True):
         _extend(est, name, curve, resumed=resumed, there=name == "loss_curve_" or bool(curve))
+    history = getattr(est, "gradient_history_", None)  # of earlier calls: fit forgets it
+    names = layers_of(result.arrays)
+    est.gradient_history_ = record(names, result.flow, history, job.first_epoch)
     watched = job.train.train.watch_validation
     est.best_loss_ = None if watched else result.best_loss
     judged = job.validation is not None

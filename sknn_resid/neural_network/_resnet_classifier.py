@@ -139,6 +139,8 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
     features : str, default='avgpool'
         Stage that ``transform`` gives: 'stem', 'layer1', 'layer2', ..., 'avgpool' (what the output
         layer reads) or 'fc' (the raw outputs).
+    record_gradients : bool, default=False
+        Whether to keep norms of gradients and numbers about activations in `gradient_history_`.
     device : str, default='auto'
         'cpu', 'auto' (an accelerator if there is one and the work is large enough) or a torch
         device such as 'cuda:0'. Never chosen by timing; `device_` says what was used.
@@ -181,6 +183,8 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
         Score and loss of the validation part after each epoch; None without one.
     best_validation_score_ : float or None
         The highest validation score.
+    gradient_history_ : GradientHistory or None
+        What ``record_gradients=True`` has kept.
     t_ : int
         Images seen in training.
     n_iter_ : int
@@ -272,6 +276,7 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
         body_lr_factor=1.0,
         test_augmentation=None,
         features="avgpool",
+        record_gradients=False,
         device="auto",
         dtype="auto",
         data_parallel=False,
@@ -326,6 +331,7 @@ class ResNetClassifier(ImagePredictor, ClassifierMixin, Pretrained, BaseResNet):
         self.body_lr_factor = body_lr_factor
         self.test_augmentation = test_augmentation
         self.features = features
+        self.record_gradients = record_gradients
         self.device = device
         self.dtype = dtype
         self.data_parallel = data_parallel

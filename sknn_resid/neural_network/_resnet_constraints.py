@@ -67,6 +67,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "body_lr_factor": [_NOT_NEGATIVE],
     "test_augmentation": [StrOptions({"flip", "ten_crop"}), None],
     "features": [str],
+    "record_gradients": ["boolean"],
     "device": [str],
     "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16", "float16"})],
     "data_parallel": ["boolean"],

@@ -176,6 +176,7 @@ def train_spec(
         label_smoothing=float(est.label_smoothing),
         max_seconds=None if est.max_time is None else float(est.max_time),
         average_horizon=0.0 if incremental else float(est.average_fraction),
+        record_flow=bool(est.record_gradients),
     )
     own, products = dtypes
     return ImageTrainSpec(

@@ -10,6 +10,7 @@ import numpy as np
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.resnet_spec import ResNetSpec
 from sknn_resid.engine.spec import OptimizerKind
+from sknn_resid.neural_network._gradient_history import pack_history, unpack_history
 from sknn_resid.neural_network._persistence import ArrayFile, pack_codec, unpack_codec
 
 _PLAIN = (
@@ -54,6 +55,7 @@ def _pack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None
         arrays[f"{_STATE}{name}"] = np.asarray(array)
     arrays["pixel_mean"], arrays["pixel_std"] = est.pixel_mean_, est.pixel_std_
     pack_codec(est._codec, arrays, meta)
+    meta["gradient_layers"] = pack_history(getattr(est, "gradient_history_", None), arrays)
     if hasattr(est, "feature_names_in_"):
         arrays["feature_names_in_"] = np.asarray(est.feature_names_in_, dtype=str)
     state = getattr(est, "_optimizer", None)
@@ -75,6 +77,7 @@ def _unpack(est: Any, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> No
     est.pixel_mean_, est.pixel_std_ = arrays["pixel_mean"], arrays["pixel_std"]
     est._codec = unpack_codec(meta, arrays)
     est.classes_ = est._codec.classes
+    est.gradient_history_ = unpack_history(meta.get("gradient_layers"), arrays)
     if "feature_names_in_" in arrays:
         est.feature_names_in_ = arrays["feature_names_in_"].astype(object)
     if "optimizer" in meta:
