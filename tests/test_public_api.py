@@ -95,6 +95,7 @@ IMAGE_FITTED = {
     "loss_curve_",
     "validation_scores_",
     "validation_loss_curve_",
+    "gradient_history_",
     "n_iter_",
     "n_parameters_",
     "n_features_in_",

@@ -21,9 +21,10 @@ CASES = {
         "average_fraction": 0.5,
         "early_stopping": True,
         "validation_fraction": 0.2,
+        "record_gradients": True,
     },
     "odd": {"batch_size": 11, "preactivation": True, "solver": "adamw"},
-    "few": {"batch_size": 3, "max_iter": 1},
+    "few": {"batch_size": 3, "max_iter": 1, "record_gradients": True},
 }
 
 
@@ -42,6 +43,8 @@ def fit_all(**more):
         clf = ResNetClassifier(**(BASE | params), dtype="float64", **more).fit(*data())
         found |= {f"{name}:{key}": array for key, array in clf.state_dict_.items()}
         found[f"{name}:curve"] = np.array(clf.loss_curve_)
+        if clf.record_gradients:
+            found[f"{name}:flow"] = clf.gradient_history_.values
     return found
 
 

@@ -1,4 +1,4 @@
-"""`record_gradients=True` of image networks: what is kept of a fit, whatever the fit goes through."""
+"""`record_gradients=True` of image networks: what a fit keeps, whatever it goes through."""
 
 import pickle
 import warnings
@@ -80,7 +80,6 @@ def test_the_numbers_are_those_of_the_step(images, parts, weighted):
     X, y = images
     weight = np.arange(1.0, N + 1) if weighted else None
     params = {"batch_size": N, "max_iter": 1, "momentum": 0.0, "learning_rate": "constant"}
-    # one pixel a channel each batch normalization sees is that of its part: equal only alone
     net = recorded(**params, accumulate_steps=parts, augmentation=None, weight_decay=0.5)
     net.set_params(clip_norm=1e-3, learning_rate_init=0.01)
     start = clone(net).set_params(accumulate_steps=1)
@@ -104,7 +103,7 @@ def test_the_numbers_are_those_of_the_step(images, parts, weighted):
 
 
 def test_parts_add_up(images):
-    """With frozen statistics a batch in parts is that batch: all numbers but none of the split."""
+    """With frozen statistics a batch in parts is that batch."""
     X, y = images
     start = recorded(max_iter=2, record_gradients=False).fit(X, y)
     params = {"warm_start": True, "freeze": "layer3", "record_gradients": True, "batch_size": N}

@@ -231,9 +231,9 @@ def test_divergence_after_a_finite_epoch(monkeypatch):
     original = Stepper.step
     steps = []
 
-    def step(self, batch, rate):
+    def step(self, batch, rate, recorder):
         steps.append(rate)
-        return original(self, batch, rate) * (math.nan if len(steps) > 8 else 1.0)
+        return original(self, batch, rate, recorder) * (math.nan if len(steps) > 8 else 1.0)
 
     monkeypatch.setattr(Stepper, "step", step)
     params = TINY | {"batch_size": 15}
@@ -261,11 +261,11 @@ def no_room_for(n_rows, monkeypatch):
     """A device whose memory ends at so many images; counts the parts that were computed."""
     original, parts = Stepper._part, []
 
-    def part(self, batch, rows, keep_LB):
+    def part(self, batch, rows, keep_LB, recorder):
         if rows.stop - rows.start > n_rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         parts.append(rows.stop - rows.start)
-        return original(self, batch, rows, keep_LB)
+        return original(self, batch, rows, keep_LB, recorder)
 
     monkeypatch.setattr(Stepper, "_part", part)
     return parts
@@ -274,6 +274,7 @@ def no_room_for(n_rows, monkeypatch):
 def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
     X, y = make_images(64)
     params = TINY | {"batch_size": 32}
+    params |= {"record_gradients": True}
     by_hand = ResNetClassifier(**params, accumulate_steps=4).fit(X, y)
     parts = no_room_for(9, monkeypatch)
     with pytest.warns(
@@ -283,6 +284,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
     assert len([w for w in seen if w.category is RuntimeWarning]) == 2  # 32 -> 16 -> 8
     assert set(parts) == {8}
     assert_same_model(clf, by_hand)
+    recorded = [model.gradient_history_.values for model in (clf, by_hand)]
+    np.testing.assert_allclose(*recorded)
 
 
 def test_out_of_memory_with_two_images_is_an_error(monkeypatch):
@@ -293,7 +296,7 @@ def test_out_of_memory_with_two_images_is_an_error(monkeypatch):
 
 
 def test_other_errors_are_not_taken_for_it(monkeypatch):
-    def part(self, batch, rows, keep_LB):
+    def part(self, batch, rows, keep_LB, recorder):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(Stepper, "_part", part)
@@ -457,6 +460,7 @@ def test_settings_of_torch_are_as_before():
         ({"milestones": (0.5, 1.5)}, "milestones: must be parts"),
         ({"batch_size": 4, "accumulate_steps": 3}, "accumulate_steps: each part"),
         ({"class_weight": {"ant": 0, "bee": 0, "cat": 0}}, "class_weight: the weights"),
+        ({"record_gradients": "yes"}, "record_gradients"),
     ],
 )
 def test_bad_parameters(params, message):
