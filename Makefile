@@ -59,7 +59,7 @@ $(VENV)/stamp-venv:
 	@touch $@
 
 $(VENV)/stamp-test: pyproject.toml constraints.txt $(VENV)/stamp-venv
-	$(PIP) -e '.[test,plot,distributed]'
+	$(PIP) -e '.[test,plot,images,distributed]'
 	@touch $@
 
 $(VENV)/stamp-lint: pyproject.toml constraints.txt $(VENV)/stamp-venv

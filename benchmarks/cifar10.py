@@ -33,9 +33,9 @@ Usage (a GPU is taken where there is one)::
     python benchmarks/cifar10.py --pretrained
 
 ``SKNN_RESID_DATA`` names the folder of the data. The first command takes about 4 hours of a large
-GPU for each seed, the second a minute, the third 10 to 30 minutes on a CPU. The last trains nothing:
-it counts the errors of published weights on the test images, which must be the published ones to
-the image (`_cifar10_pretrained`), in two minutes.
+GPU for each seed, the second a minute, the third 10 to 30 minutes on a CPU. The last trains
+nothing: in two minutes it counts the errors of published weights on the test images, which must be
+the published ones to the image (`_cifar10_pretrained`).
 """
 
 from __future__ import annotations

@@ -22,10 +22,11 @@ def cifar10(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("recipe", ["paper", "fast", "subset"])
-def test_a_recipe_runs(tmp_path, recipe):
+def run(tmp_path, *arguments):
+    """The JSON that a benchmark writes."""
     output = tmp_path / "results.json"
-    command = [sys.executable, str(BENCHMARKS / "cifar10.py"), "--smoke", "--recipe", recipe]
+    name, *options = arguments
+    command = [sys.executable, str(BENCHMARKS / name), *options]
     environment = dict(os.environ) | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     }
@@ -38,13 +39,46 @@ def test_a_recipe_runs(tmp_path, recipe):
     )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    rows = json.loads(output.read_text())["rows"]
+    return json.loads(output.read_text())
+
+
+@pytest.mark.parametrize("recipe", ["paper", "fast", "subset"])
+def test_a_recipe_runs(tmp_path, recipe):
+    rows = run(tmp_path, "cifar10.py", "--smoke", "--recipe", recipe)["rows"]
     assert len({row["net"] for row in rows}) == len(rows)
     for row in rows:
         assert 0 <= row["train_error"] <= 100
         assert len(row["test_scores"]) == row["epochs"] == 1
         # The last look and the score afterwards are one figure: 64 images are one batch.
         assert np.isclose(100 * (1 - row["test_scores"][-1]), row["test_error"], atol=4)
+
+
+def test_published_weights_are_counted(tmp_path, data_dir):
+    """On a few images: to the image on all of them is what the benchmark itself is for."""
+    rows = run(tmp_path, "cifar10.py", "--pretrained", "--test-rows", "60", "--device", "cpu")[
+        "rows"
+    ]
+    assert {row["depth"] for row in rows} == {20, 56}
+    for depth in (20, 56):
+        wrong = {row["way"]: row["wrong"] for row in rows if row["depth"] == depth}
+        assert wrong["module"] == wrong["float32"] <= 9
+        assert abs(wrong["bfloat16"] - wrong["float32"]) <= 1
+
+
+def test_speed_benchmark_runs_and_all_give_the_same(tmp_path):
+    document = run(
+        tmp_path,
+        "resnet.py",
+        "--smoke",
+        *("--nets", "cifar20", "--tasks", "inference", "training"),
+    )
+    tasks = {}
+    for row in document["rows"]:
+        tasks.setdefault(row["task"], {})[row["contestant"]] = row
+    assert set(tasks["inference"]) == {"eager", "ours", "ours_bfloat16"}
+    assert set(tasks["training"]) == {"eager", "ours"}
+    assert tasks["inference"]["ours"]["relative_error"] < 1e-5
+    assert tasks["inference"]["ours_bfloat16"]["relative_error"] < 0.05
 
 
 def test_the_paper_s_schedule(cifar10):

@@ -239,10 +239,11 @@ class _Run:
         finite = progress.record_loss(loss, job.data.n_rows, self.judged_P)
         finite = finite and bool(self.network.params_MP.isfinite().all())
         last = progress.n_epochs >= train.max_epochs
-        judged = job.validation is not None and finite
-        judged = judged and (last or progress.n_epochs % train.judge_every == 0)
-        if judged:
+        judged = job.validation is not None and (last or progress.n_epochs % train.judge_every == 0)
+        if judged and finite:
             self._judge()
+        elif judged:
+            progress.record_score(math.nan, math.nan, self.judged_P)
         if finite:
             progress.end_epoch(train.optimizer.learning_rate)
         else:

@@ -82,7 +82,7 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device's memory did not suffice; CPU and MPS say so in words only."""
-    return isinstance(error, torch.OutOfMemoryError) or (
+    return isinstance(error, torch.cuda.OutOfMemoryError) or (
         isinstance(error, RuntimeError)
         and any(t in str(error) for t in ("not enough memory", "out of memory", "can't allocate"))
     )

@@ -321,7 +321,7 @@ def _stack(network: OpenNetwork) -> list[Finding]:
     """What the Jacobian of the whole stack says, where there is a stack."""
     if len(depths(network)) < 2:
         return []
-    whole = spectrum_of(network).iloc[0]
+    whole = spectrum_of(network, whole_only=True).iloc[0]
     square = float(whole["mean_square"])
     lengths = _two_sided("mean squared singular value of the stack", square, LONGEST_WAY**2)
     return [*lengths, _rank(whole, network)]

@@ -18,7 +18,7 @@ from sknn_resid.inspection._layers import needs_targets
 from sknn_resid.inspection._network import OpenNetwork, open_network
 from sknn_resid.inspection._passes import NetworkPass
 
-MOST_PASSES = 1 << 25  # numbers of one layer's activations in one pass
+MOST_NUMBERS = 1 << 20  # of one layer's activations in one pass
 
 
 def jacobian_spectrum(
@@ -100,8 +100,8 @@ def jacobian_spectrum(
     return spectrum_of(open_network(estimator, X, y, member=member, dtype="float64"), n_rows)
 
 
-def spectrum_of(network: OpenNetwork, n_rows: int = 8) -> pd.DataFrame:
-    """The table of `jacobian_spectrum`."""
+def spectrum_of(network: OpenNetwork, n_rows: int = 8, *, whole_only: bool = False) -> pd.DataFrame:
+    """The table of `jacobian_spectrum`, or the row of the whole stack only."""
     if n_rows < 1:
         raise ValueError(f"n_rows: must be at least 1, got {n_rows}.")
     names = depths(network)
@@ -110,11 +110,11 @@ def spectrum_of(network: OpenNetwork, n_rows: int = 8) -> pd.DataFrame:
             "estimator: has one hidden layer or no block, so that there is no way between depths "
             "to look at. Use gradient_flow, or a deeper network."
         )
-    jacobians = _jacobians(network, names, n_rows)
-    possible = [narrowest(network, l) for l in range(len(jacobians))]
+    begins = names[:1] if whole_only else names[:-1]
+    jacobians = _jacobians(network, begins, names[-1], n_rows)
     records = [
-        (name, *_summary(J, most))
-        for name, J, most in zip(names[:-1], jacobians, possible, strict=True)
+        (name, *_summary(J, narrowest(network, l)))
+        for l, (name, J) in enumerate(zip(begins, jacobians, strict=True))
     ]
     columns = ["mean_square", "largest", "smallest", "condition", "effective_rank", "rank_fraction"]
     return pd.DataFrame(records, columns=["layer", *columns])
@@ -157,22 +157,22 @@ def with_constant_statistics(network: OpenNetwork) -> OpenNetwork:
     return replace(network, looked=replace(looked, subject=subject), statistics="fitted")
 
 
-def _jacobians(network: OpenNetwork, names: list[str], n_rows: int) -> list[np.ndarray]:
-    """dx_L / dx_l for each depth but the last: (rows, units of x_L, units of x_l).
+def _jacobians(network: OpenNetwork, begins: list[str], end: str, n_rows: int) -> list[np.ndarray]:
+    """dx_L / dx_l for each of these depths: (rows, units of x_L, units of x_l).
 
     Each row is taken as often as the end has units, each time with another unit vector as the
     gradient at the end: one pass gives all Jacobians of all rows.
     """
     network = with_constant_statistics(network)
-    X, width = network.looked.X, _width(network, names[-1])
+    X, width = network.looked.X, _width(network)
     picked = np.unique(np.linspace(0, X.shape[0] - 1, min(n_rows, X.shape[0])).astype(int))
-    at_once = max(1, MOST_PASSES // width**2)
+    at_once = max(1, MOST_NUMBERS // width**2)
     parts = []
     for first in range(0, len(picked), at_once):
         rows = picked[first : first + at_once]
         ends = np.tile(np.eye(width), (len(rows), 1))
-        done = network.run({(names[-1], "dv"): ends}, X=X[np.repeat(rows, width)])
-        parts.append([v.reshape(len(rows), width, -1) for v in arriving(network, done, names[:-1])])
+        done = network.run({(end, "dv"): ends}, X=X[np.repeat(rows, width)])
+        parts.append([v.reshape(len(rows), width, -1) for v in arriving(network, done, begins)])
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
@@ -185,7 +185,8 @@ def arriving(network: OpenNetwork, done: NetworkPass, names: list[str]) -> list[
     return [following[name].delta @ following[name].coef.T for name in names]
 
 
-def _width(network: OpenNetwork, name: str) -> int:
+def _width(network: OpenNetwork) -> int:
+    """Units of the stream, or of the last hidden layer."""
     spec = network.spec
     return spec.width if isinstance(spec, ResidualSpec) else spec.layer_sizes[-2]
 

@@ -77,13 +77,14 @@ def images_for_fit(est: Any, X: Any, *, reset: bool) -> ImageRows:
     """
     if not reset:
         return images_for_predict(est, X)
-    paths = as_paths(X)
+    paths, first = as_paths(X), False
     if paths is not None:
         shape = _file_shape(est, paths)
         rows = _file_rows(est, paths, shape)
     elif _n_axes(X) >= 3:
         array = _image_array(est, X, "X")
-        rows = _array_rows(array, *layout_of(array.shape[1:], est.channels, "X"))
+        shape, first = layout_of(array.shape[1:], est.channels, "X")
+        rows = _array_rows(array, shape, first)
     else:
         X = validate_data(est, X, dtype=_KEPT_DTYPES, reset=True)
         shape, first = _row_layout(est, X.shape[1])
@@ -91,7 +92,7 @@ def images_for_fit(est: Any, X: Any, *, reset: bool) -> ImageRows:
         return _flat_rows(X, shape, first)
     est.__dict__.pop("feature_names_in_", None)
     est.n_features_in_, est.image_shape_ = rows.n_features, rows.shape
-    est._channels_first = False
+    est._channels_first = first  # rows of a table, later on, are read in the same order
     return rows
 
 

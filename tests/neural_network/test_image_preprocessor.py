@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import estimator_checks
 
 from sknn_resid import ImageFolder, ImagePreprocessor, ResNetClassifier
 
@@ -171,6 +172,25 @@ def test_is_a_transformer_like_others():
     assert not tags.input_tags.two_d_array
     X = picture(30, 30)[None]
     np.testing.assert_array_equal(pre.transform(X), pre.fit(X).transform(X))
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_set_params,
+        estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_estimator_tags_renamed,
+        estimator_checks.check_valid_tag_types,
+        estimator_checks.check_mixin_order,
+    ],
+)
+def test_checks_of_scikit_learn_that_send_no_table(check):
+    """Its generator skips an estimator that does not take tables; these need none."""
+    check("ImagePreprocessor", ImagePreprocessor())
 
 
 def test_photographs(data_dir):

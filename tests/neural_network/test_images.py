@@ -185,6 +185,9 @@ def test_a_folder(folder):
     train, test, y_train, y_test = train_test_split(found, found.targets, random_state=0)
     clf.fit(train, y_train).predict(test)
     assert len(cross_val_score(clf, found, found.targets, cv=2)) == 2
+    clf.set_params(early_stopping=True, validation_fraction=0.5)
+    clf.set_params(early_stopping_metric="balanced_accuracy").fit(found, found.targets)
+    assert len(clf.validation_scores_) == clf.n_iter_
     assert len(y_test) == 3
 
 

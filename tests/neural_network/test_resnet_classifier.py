@@ -66,8 +66,11 @@ def test_the_two_layouts_and_rows_of_a_table_are_one_thing():
     rows_first = ResNetClassifier(**params, image_shape=(3, 8, 8))
     rows_first.fit(X.transpose(0, 3, 1, 2).reshape(40, -1), y)
     assert_same_model(last, rows_first)
-    # And predict takes any of them.
+    # And predict takes any of them; a table is read in the order of fit.
     wanted = last.predict_proba(X)
+    first_rows = X.transpose(0, 3, 1, 2).reshape(40, -1)
+    assert_array_equal(first.predict_proba(first_rows), wanted)
+    assert_array_equal(first.predict_proba(X), wanted)
     assert_array_equal(last.predict_proba(X.transpose(0, 3, 1, 2)), wanted)
     assert_array_equal(last.predict_proba(X.reshape(40, -1)), wanted)
     assert_array_equal(rows_first.predict_proba(X), wanted)

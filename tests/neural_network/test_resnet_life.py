@@ -239,9 +239,10 @@ def test_divergence_after_a_finite_epoch(monkeypatch):
     params = TINY | {"batch_size": 15}
     clf = ResNetClassifier(**params)
     with pytest.warns(ConvergenceWarning, match="Training diverged in epoch 3"):
-        clf.fit(X, y)
+        clf.fit(X, y, X_val=X, y_val=y)
     assert clf.n_iter_ == 3
     assert math.isnan(clf.loss_curve_[-1])
+    assert [math.isnan(score) for score in clf.validation_scores_] == [False, False, True]
     assert np.isfinite(clf.predict_proba(X)).all()
 
 
