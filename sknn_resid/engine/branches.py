@@ -160,7 +160,10 @@ class Stage:
         ops: list[Op] = []
         if self._norm is not None:
             u, ops = bound.high(u, f"{key}.high")
-            y, low = bound.buffer(f"{key}.y", self._width), False
+            # What is only read by a cast is the same memory for all blocks, and stays in the cache.
+            passing = self._activation is None and bound.spec.product_dtype != bound.spec.dtype
+            name = f"norm.{self._width}.y" if passing else f"{key}.y"
+            y, low = bound.buffer(name, self._width), False
             ops += self._norm.forward(u, y)
         elif self._copies:
             y = bound.buffer(f"{key}.y", self._width)

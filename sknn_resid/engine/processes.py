@@ -22,8 +22,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-
 
 @dataclass(frozen=True)
 class Processes:
@@ -117,15 +115,25 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if dist.is_initialized():
         yield Processes(dist.get_rank(), dist.get_world_size())
         return
-    absent = [name for name in VARIABLES if name not in os.environ]
-    if absent:
+    if not dist.is_torchelastic_launched():
         raise RuntimeError(
             "data_parallel: the script has to be started by torchrun, such as 'torchrun "
-            f"--standalone --nproc-per-node=2 script.py' (not set: {', '.join(absent)}), or to "
-            "make a process group of torch.distributed itself."
+            "--standalone --nproc-per-node=2 script.py', or to make a process group of "
+            "torch.distributed itself."
         )
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    from torch.distributed.rendezvous import rendezvous  # not there where is_available() is False
+
+    store, rank, size = next(rendezvous("env://"))
+    # torchrun's store outlives a group. Groups one after the other would meet the addresses of the
+    # one before in it, so each has names of its own: by how often this process has joined before.
+    turn = store.add(f"sknn_resid/turn/{rank}", 1)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(f"sknn_resid/{turn}", store),
+        rank=rank,
+        world_size=size,
+    )
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield Processes(rank, size)
     finally:
         dist.destroy_process_group()

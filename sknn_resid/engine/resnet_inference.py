@@ -14,12 +14,12 @@ and images go through with channels last. One thread of an AVX-512 CPU against t
 ================================  =======  ========
 network                           float32  bfloat16
 ================================  =======  ========
-depth 20, 64 images of 32 x 32    2.4      4.6
-depth 56, 64 images of 32 x 32    2.0      4.5
-depth 50, 1 image of 224 x 224    1.5      2.8
+depth 20, 64 images of 32 x 32    2.1      4.4
+depth 56, 64 images of 32 x 32    2.3      4.7
+depth 50, 1 image of 224 x 224    1.4      2.7
 ================================  =======  ========
 
-(1.4 and 2.7 for the first two where torch's allocator has learned to keep its memory.)
+(1.4 and 2.6 for the first two where torch's allocator has learned to keep its memory.)
 
 Where torch lacks these operators (other devices, float64, builds without oneDNN), the folded
 convolutions run as torch's ordinary ones. Nothing is compiled and nothing measured at run time.

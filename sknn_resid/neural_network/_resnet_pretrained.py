@@ -152,7 +152,13 @@ def _adopt_weights(
         array = array[order] if name.startswith("fc.") else array
         found[name] = array.astype(np.int64 if name.endswith("tracked") else own)
     side = dict(_SIDE_BY_STEM)[spec.stem]
-    height, width = (side, side) if est.image_shape is None else tuple(est.image_shape)[:2]
+    pixels = (side, side) if est.image_shape is None else tuple(est.image_shape)
+    if len(pixels) != 2 or min(pixels) < 1:
+        raise ValueError(
+            f"image_shape: must be (height, width) or None, got {est.image_shape!r}. The number of "
+            "channels is that of the file."
+        )
+    height, width = pixels
     est._codec, est.classes_ = codec, codec.classes
     est._spec, est.state_dict_ = spec, found
     est.image_shape_ = (int(height), int(width), spec.in_channels)

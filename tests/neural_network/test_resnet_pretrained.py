@@ -91,6 +91,12 @@ def test_names_of_another_number_are_refused(file):
         loaded(file, class_names=["a", "b"])
 
 
+@pytest.mark.parametrize("shape", [(3, 10, 10), (10,), (0, 10)])
+def test_shapes_are_height_and_width(file, shape):
+    with pytest.raises(ValueError, match=r"image_shape: must be \(height, width\)"):
+        ResNetClassifier.from_pretrained(file, image_shape=shape)
+
+
 def test_predict_top(file):
     est, x = loaded(file, class_names=["a", "b", "c"]), images()
     labels, p = est.predict_top(x, k=2)
