@@ -170,7 +170,7 @@ IMAGE_VARIANTS = [
     {"early_stopping": True, "preactivation": True, "solver": "adamw", "learning_rate_init": 0.02},
     {"early_stopping": True, "early_stopping_metric": "loss", "learning_rate": "milestones"},
     {"early_stopping": True, "class_weight": "balanced", "shortcut": "C"},
-    {"record_gradients": True, "accumulate_steps": 2},
+    {"record_gradients": True},
 ]
 ESTIMATORS = [
     *LINEAR,
