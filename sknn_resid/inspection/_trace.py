@@ -304,8 +304,8 @@ def gradients(
     -----
     A residual regressor learns centred and scaled targets: its loss and gradients are in these
     units. A residual network reads encoded columns: ``X`` is by these, named by ``columns``; their
-    encoding (quantiles, categories) is not differentiated. Images are not augmented here, while
-    training does that with those of three channels (``augmentation='auto'``).
+    encoding (quantiles, categories) is not differentiated. Images are looked at as they are,
+    while training crops and mirrors them at random (see ``augmentation``).
 
     References
     ----------
