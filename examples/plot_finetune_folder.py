@@ -38,7 +38,8 @@ if data is None:
 from PIL import Image
 
 PER_CLASS, TEST = 12, 300
-mnist = np.load(Path(data, "images", "mnist.npz"))
+with np.load(Path(data, "images", "mnist.npz")) as file:
+    mnist = dict(file)
 root = Path(tempfile.mkdtemp())
 for digit in range(10):
     (root / str(digit)).mkdir()
