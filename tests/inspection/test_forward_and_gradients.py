@@ -476,9 +476,9 @@ def test_a_warm_start_is_looked_at_where_it_is():
     np.testing.assert_array_equal(forward_trace(est, X).coefs[0], est.coefs_[0])
 
 
-def test_importing_inspection_loads_no_torch():
+def test_importing_inspection_loads_neither_torch_nor_matplotlib():
     code = (
-        "import sys, sknn_resid.inspection as i; dir(i); i.__all__; "
+        "import sys, sknn_resid.inspection as i; dir(i); i.__all__; i.LossCurveDisplay; "
         "assert not {'torch', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,8 +1,5 @@
 """Displays of the networks: what is drawn is what was computed."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from neural_network.helpers import make_task
@@ -304,12 +301,3 @@ def test_activations_draw_into_given_axes(task, hidden):
     assert display.ax_ is ax
     assert len(display.dead_.get_xdata()) == len(hidden)
     assert display.plot() is display
-
-
-def test_importing_inspection_loads_neither_torch_nor_matplotlib():
-    code = (
-        "import sys, sknn_resid.inspection as i; dir(i); i.LossCurveDisplay; "
-        "print([m for m in ('torch', 'matplotlib') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr

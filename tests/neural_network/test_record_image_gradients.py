@@ -202,6 +202,13 @@ def test_pictures(images):
     plt = pytest.importorskip("matplotlib.pyplot", reason="Displays need the extra 'plot'")
     X, y = images
     net = recorded().fit(X, y)
-    display = GradientFlowDisplay.from_history(net)
-    assert display.ax_.get_xlabel()
+    display = GradientFlowDisplay.from_history(net, quantity="update_ratio")
+    history = net.gradient_history_
+    assert len(display.lines_) == len(history.layers) == 8
+    for l, line in enumerate(display.lines_):
+        np.testing.assert_array_equal(line.get_xdata(), history.epochs)
+        np.testing.assert_array_equal(line.get_ydata(), history["update_ratio"][:, l])
+    deep = make_pipeline(FunctionTransformer(), recorded(depth=14)).fit(X.reshape(N, -1), y)
+    shown = GradientFlowDisplay.from_history(deep)  # a heat map
+    assert shown.image_.get_array().shape == (14, 3)
     plt.close("all")
