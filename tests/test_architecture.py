@@ -52,7 +52,7 @@ FLOORS = {
     "engine.image_checkpoint": 29,
     "engine.image_loop": 31,
     "engine.image_fitted": 31,
-    "engine.image_trace": 23,
+    "engine.image_trace": 24,
     "engine.resnet_inference": 23,
     "engine.residual_spec": 22,
     "engine.ties": 22,
@@ -201,6 +201,7 @@ FLOORS = {
     # 72 to 75: looking into fitted models
     "inspection._drawing": 72,
     "inspection._passes": 72,
+    "inspection._steps": 72,
     "inspection._network": 73,
     "inspection._trace": 74,
     "inspection._images": 73,

@@ -1,24 +1,21 @@
 """One forward and backward pass of an image network, and what it makes, by autograd.
 
 The pass is that of a training step without what is random (augmentation, drop path) and without
-decay: batch statistics, weighted rows. Activations are seen through a `TorchFunctionMode`, which
-watches torch's functions while the pass runs and is gone with it. A module hook would have to be
-taken off again, does not see a relu that is a function, and disturbs operations in place.
+decay: batch statistics, weighted rows. Layers are seen through an `ImageWatch`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from sknn_resid.engine.image_data import Scaling
+from sknn_resid.engine.image_watch import ImageWatch
 from sknn_resid.engine.resnet import ResNet, initialize, load_arrays
 from sknn_resid.engine.resnet_spec import ResNetSpec
 
@@ -35,10 +32,13 @@ class ImageSubject:
     seed : int
     scaling : Scaling
     pixels : ndarray of shape (n, H, W, C)
-    codes : ndarray of shape (n,), int64
+    codes : ndarray of shape (n,), int64, or None
+        None for passes without a loss.
     weight : ndarray of shape (n,) or None
     label_smoothing : float
     fitted : bool
+    freeze : str or None
+        Stage up to whose end normalizations always work with kept statistics.
     """
 
     spec: ResNetSpec
@@ -46,105 +46,170 @@ class ImageSubject:
     seed: int
     scaling: Scaling
     pixels: np.ndarray
-    codes: np.ndarray
+    codes: np.ndarray | None
     weight: np.ndarray | None
     label_smoothing: float
     fitted: bool
+    freeze: str | None = None
 
     @property
     def row_weights(self) -> np.ndarray:
         """r = w / sum w."""
-        n = len(self.codes)
+        n = len(self.pixels)
         return np.full(n, 1 / n) if self.weight is None else self.weight / self.weight.sum()
 
 
-@dataclass(frozen=True, eq=False)
-class ImageTrace:
-    """What one pass has made, by layer: convolutions and the head, by torchvision's names.
+@dataclass(frozen=True)
+class Way:
+    """How a pass computes.
 
     Attributes
     ----------
-    weights, gradients : dict of str to ndarray
-        W and dJ/dW.
-    activations : dict of str to list of Tensor (B, C, H, W)
-        The first that what a layer gives goes through; empty behind the head.
+    kept : bool
+        With the statistics that prediction uses instead of those of the rows.
+    dtype : torch.dtype
     """
 
-    weights: dict[str, np.ndarray]
-    gradients: dict[str, np.ndarray]
-    activations: dict[str, list[Tensor]]
+    kept: bool = False
+    dtype: torch.dtype = torch.float64
 
 
-@dataclass(eq=False)
-class _Seen(TorchFunctionMode):
-    """Keeps each relu's result under the names of the convolutions since the one before."""
+@dataclass(frozen=True, eq=False)
+class ImageForward:
+    """A forward pass, by layer: convolutions and the head, by torchvision's names.
 
-    layer_of: dict[int, str]
-    found: dict[str, list[Tensor]] = field(default_factory=dict)
+    Attributes
+    ----------
+    module : ResNet
+    pixels_BHWC : Tensor
+        What was read, in the units of the user.
+    z : dict of str to Tensor (B, C, H, W) or (B, K)
+        What each layer gives.
+    v : dict of str to Tensor (B, C, H, W)
+        The first relu that this goes through; none behind the head.
+    """
 
-    def __post_init__(self) -> None:
-        super().__init__()
-        self._waiting: list[str] = []
+    module: ResNet
+    pixels_BHWC: Tensor
+    z: dict[str, Tensor] = field(default_factory=dict)
+    v: dict[str, Tensor] = field(default_factory=dict)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if func is F.conv2d:
-            self._waiting.append(self.layer_of[id(args[1])])
-        elif func is F.relu:
-            for layer in self._waiting:
-                self.found.setdefault(layer, []).append(result.detach())
-            self._waiting = []
-        return result
+    def keep(self, layer: str, what: str, tensor: Tensor) -> None:
+        """What an `ImageWatch` calls."""
+        {"z": self.z, "v": self.v}[what][layer] = tensor
+
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """W of each layer, in the order of the network."""
+        named = self.parameters
+        return {layer: named[f"{layer}.weight"] for layer in self.layers}
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Each parameter by name."""
+        return {name: p.detach().numpy() for name, p in self.module.named_parameters()}
+
+    @property
+    def layers(self) -> list[str]:
+        """In the order of the network, where a projection comes last in its block."""
+        names = [name.removesuffix(".weight") for name, _ in self.module.named_parameters()]
+        return [name for name in names if name in self.z]
 
 
-def trace_images(subject: ImageSubject) -> ImageTrace:
-    """One pass over all rows as one batch, in float64 on the CPU."""
-    module, r_B = _module(subject), torch.from_numpy(subject.row_weights)
-    layers = {
-        name.removesuffix(".weight"): parameter
-        for name, parameter in module.named_parameters()
-        if parameter.ndim > 1
-    }
-    seen = _Seen({id(parameter): name for name, parameter in layers.items()})
-    with seen:
-        loss = r_B @ _losses(module, subject, _scaled(subject))
-    gradients = torch.autograd.grad(loss, list(layers.values()))
-    return ImageTrace(
-        {name: parameter.detach().numpy() for name, parameter in layers.items()},
-        {name: g.numpy() for name, g in zip(layers, gradients, strict=True)},
-        {name: seen.found.get(name, []) for name in layers},
+@dataclass(frozen=True, eq=False)
+class ImageBackward:
+    """A backward pass.
+
+    Attributes
+    ----------
+    loss : float
+        J = sum_i r_i l_i.
+    parameters : dict of str to ndarray
+        dJ/dparameter by name.
+    deltas : dict of str to ndarray
+        dJ/dz of each layer, where they were asked for.
+    pixels : ndarray of shape (n, H, W, C) or None
+        dJ/dX, likewise.
+    """
+
+    loss: float
+    parameters: dict[str, np.ndarray]
+    deltas: dict[str, np.ndarray]
+    pixels: np.ndarray | None
+
+
+def run_images(
+    subject: ImageSubject, way: Way, *, everything: bool
+) -> tuple[ImageForward, ImageBackward]:
+    """One pass over all rows as one batch, there and back, on the CPU.
+
+    Parameters
+    ----------
+    subject : ImageSubject
+    way : Way
+    everything : bool
+        Whether to keep derivatives by z and by the pixels too, and not by parameters only.
+    """
+    done = _begun(subject, way)
+    done.pixels_BHWC.requires_grad_(everything)
+    loss = torch.from_numpy(subject.row_weights).to(way.dtype) @ _losses(done, subject, way)
+    named = dict(done.module.named_parameters())
+    others = [done.z[layer] for layer in done.layers] + [done.pixels_BHWC] if everything else []
+    found = [g.numpy() for g in torch.autograd.grad(loss, [*named.values(), *others])]
+    parameters, rest = found[: len(named)], found[len(named) :]
+    back = ImageBackward(
+        float(loss.detach()),
+        dict(zip(named, parameters, strict=True)),
+        dict(zip(done.layers, rest[:-1], strict=True)) if everything else {},
+        rest[-1] if everything else None,
     )
+    return done, back
+
+
+def forward_images(subject: ImageSubject, way: Way) -> ImageForward:
+    """The way there; without targets, too."""
+    with torch.no_grad():
+        done = _begun(subject, way)
+        _logits(done, subject, way)
+    return done
 
 
 def pixel_gradients(subject: ImageSubject) -> np.ndarray:
     """Gradient of sum_i l_i by the scaled pixels, (n, H W C): each row's own where BN ties none."""
-    x_BCHW = _scaled(subject).requires_grad_()
-    loss = _losses(_module(subject), subject, x_BCHW).sum()
-    (gradient,) = torch.autograd.grad(loss, x_BCHW)
-    return gradient.flatten(1).numpy()
+    way = Way()
+    done = _begun(subject, way)
+    done.pixels_BHWC.requires_grad_()
+    loss = _losses(done, subject, way).sum()
+    (gradient,) = torch.autograd.grad(loss, done.pixels_BHWC)
+    return (gradient.numpy() * subject.scaling.std).reshape(len(gradient), -1)
 
 
-def _module(subject: ImageSubject) -> ResNet:
-    module = ResNet(subject.spec, torch.float64)
+def _begun(subject: ImageSubject, way: Way) -> ImageForward:
+    module = ResNet(subject.spec, way.dtype)
     if subject.arrays is None:
         initialize(module, torch.Generator().manual_seed(subject.seed))
     else:
         load_arrays(module, subject.arrays)
-    return module.train()
+    if subject.freeze is not None:
+        module.freeze_to(subject.freeze)
+        module.requires_grad_()  # a gradient is there, whether it is followed or not
+    module.train(not way.kept)
+    return ImageForward(module, torch.from_numpy(subject.pixels).to(way.dtype))
 
 
-def _scaled(subject: ImageSubject) -> Tensor:
-    scale = subject.scaling.bind(torch.float64, torch.device("cpu"))
-    return scale(torch.from_numpy(subject.pixels)).permute(0, 3, 1, 2)
-
-
-def _losses(module: ResNet, subject: ImageSubject, x_BCHW: Tensor) -> Tensor:
-    """Loss of each row."""
-    r_B = torch.from_numpy(subject.row_weights)
+def _logits(done: ImageForward, subject: ImageSubject, way: Way) -> Tensor:
+    r_B = torch.from_numpy(subject.row_weights).to(way.dtype)
     weights_B = None if bool((r_B == r_B[0]).all()) else r_B
-    z_BK = module(x_BCHW, weights_B, module.keep_all(len(r_B)))
+    scale = subject.scaling.bind(way.dtype, torch.device("cpu"))
+    x_BCHW = scale(done.pixels_BHWC).permute(0, 3, 1, 2)
+    with ImageWatch(done.module, done.keep):
+        return done.module(x_BCHW, weights_B, done.module.keep_all(len(r_B)))
+
+
+def _losses(done: ImageForward, subject: ImageSubject, way: Way) -> Tensor:
+    """Loss of each row."""
+    assert subject.codes is not None
+    z_BK = _logits(done, subject, way)
     codes_B = torch.from_numpy(subject.codes)
     smoothing = subject.label_smoothing
     return F.cross_entropy(z_BK, codes_B, reduction="none", label_smoothing=smoothing)

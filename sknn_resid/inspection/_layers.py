@@ -10,7 +10,7 @@ import torch
 
 from sknn_resid.engine.activations import Activated, Logistic, Relu
 from sknn_resid.engine.gradient_flow import Rows, Scratch
-from sknn_resid.engine.image_trace import ImageSubject, trace_images
+from sknn_resid.engine.image_trace import ImageSubject, Way, run_images
 from sknn_resid.engine.residual_spec import ResidualSpec, Skip
 from sknn_resid.engine.spec import AnySpec
 from sknn_resid.engine.structure import layout_of
@@ -95,12 +95,14 @@ def network_layers(network: OpenNetwork) -> Look:
 
 def image_layers(subject: ImageSubject) -> Look:
     """The convolutions and the head of an image network after one pass; a unit is a channel."""
-    done = trace_images(subject)
+    done, back = run_images(subject, Way(), everything=False)
     layers = []
     for name, W in done.weights.items():
-        maps = [h.permute(0, 2, 3, 1).flatten(0, 2)[None] for h in done.activations[name]]
-        behind = [Activated(Relu(), h, h) for h in maps]
-        layers.append(Layer(name, W, done.gradients[name], behind))
+        behind = []
+        if name in done.v:
+            h = done.v[name].detach().permute(0, 2, 3, 1).flatten(0, 2)[None]
+            behind = [Activated(Relu(), h, h)]
+        layers.append(Layer(name, W, back.parameters[f"{name}.weight"], behind))
     return Look(layers, subject.row_weights)
 
 

@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from sknn_resid.engine.data import Features
@@ -26,6 +25,7 @@ from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
 from sknn_resid.engine.spec import AnySpec
 from sknn_resid.engine.trace import trace
 from sknn_resid.inspection._passes import LayerParameters, NetworkPass, assembled, layers_of
+from sknn_resid.inspection._steps import through_steps
 from sknn_resid.neural_network._subject import Looked, look_at
 
 Statistics = Literal["batch", "fitted"]
@@ -170,13 +170,10 @@ def open_network(
     ValueError
         For bad input; if y is missing; if there is no such member or nothing was kept.
     """
-    if statistics not in (None, "batch", "fitted"):
-        raise ValueError(f"statistics={statistics!r}: must be 'batch', 'fitted' or None.")
-    if dtype not in (None, "float64", "float32"):
-        raise ValueError(f"dtype={dtype!r}: must be 'float64', 'float32' or None.")
+    check_choices(statistics, dtype)
     names = None
     if isinstance(estimator, Pipeline):
-        estimator, X, names = _through_steps(estimator, X, y)
+        estimator, X, names = through_steps(estimator, X, y)
     looked = look_at(estimator, X, y, sample_weight, member)
     if names is not None and len(names) == len(looked.columns):
         looked = replace(looked, columns=names)
@@ -190,19 +187,14 @@ def open_network(
     return network
 
 
-def _through_steps(pipeline: Pipeline, X: Any, y: Any) -> tuple[Any, Any, list[str] | None]:
-    """The last step, X as it gets there, and the names of its columns where the steps know them."""
-    last, before = pipeline.steps[-1][1], pipeline[:-1]
-    if not before.steps:
-        return last, X, None
-    if hasattr(last, "coefs_") or hasattr(last, "_ensemble"):
-        X = before.transform(X)
-    else:
-        before = clone(before)
-        X = before.fit_transform(X, y)
-    if hasattr(X, "columns"):
-        return last, X, None  # a frame carries its names
-    try:
-        return last, X, [str(name) for name in before.get_feature_names_out()]
-    except (AttributeError, ValueError):  # a step that does not name what it makes
-        return last, X, None
+def check_choices(statistics: Any, dtype: Any) -> None:
+    """Refuse words that `open_network` does not know.
+
+    Raises
+    ------
+    ValueError
+    """
+    if statistics not in (None, "batch", "fitted"):
+        raise ValueError(f"statistics={statistics!r}: must be 'batch', 'fitted' or None.")
+    if dtype not in (None, "float64", "float32"):
+        raise ValueError(f"dtype={dtype!r}: must be 'float64', 'float32' or None.")

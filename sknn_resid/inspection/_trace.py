@@ -9,7 +9,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sknn_resid.inspection._network import Statistics, open_network
+from sknn_resid.engine.image_trace import forward_images, run_images
+from sknn_resid.inspection._images import OpenImages, is_image_network, open_images
+from sknn_resid.inspection._network import Statistics, check_choices, open_network
 from sknn_resid.inspection._passes import NetworkPass
 
 
@@ -23,21 +25,27 @@ class ForwardTrace:
     ----------
     names : list of str
         Names of the layers: "hidden_1", ..., "output". In a residual network "input",
-        "block_1.linear_1", ..., "output".
+        "block_1.linear_1", ..., "output". In an image network convolutions and head by
+        torchvision's names: "conv1", "layer1.0.conv1", ..., "fc".
     X : ndarray or CSR array of shape (n_samples, n_columns)
-        v^(0), what the first layer reads. For a residual network, the encoded table.
+        v^(0), what the first layer reads. For a residual network, the encoded table. For an image
+        network the pixels with the axes and in the units of the user, before they are scaled.
     z : list of ndarray of shape (n_samples, n_units)
-        Pre-activations ``z^(l) = v^(l-1) W^(l) + b^(l)``.
+        Pre-activations ``z^(l) = v^(l-1) W^(l) + b^(l)``; of a convolution its result, of shape
+        (n_samples, n_channels, height, width).
     v : list of ndarray of shape (n_samples, n_units)
         Activations ``v^(l) = f(z^(l))``; the last are the predictions: probabilities or means. In a
         residual network, what the next matrix of the block reads; behind the last matrix of block l
-        the stream x_l; behind the input x_0.
+        the stream x_l; behind the input x_0. In an image network the result of the first relu that
+        z goes through: behind the normalization, and behind the sum with the shortcut where that
+        comes first. A projection and the last convolution of its block share theirs.
     coefs : list of ndarray of shape (n_in, n_units)
-        ``W^(l)``.
+        ``W^(l)``; in an image network in torchvision's shapes, (n_channels, n_in, height, width)
+        and, for the head, (n_classes, n_in).
     intercepts : list of ndarray of shape (n_units,)
-        ``b^(l)``.
+        ``b^(l)``; of shape (0,) for convolutions, which have none.
     columns : list of str
-        Names of the columns of `X`.
+        Names of the columns of `X`; empty for images that are no rows of a table.
     """
 
     names: list[str]
@@ -66,8 +74,7 @@ class ForwardTrace:
         return pd.DataFrame(rows, index=pd.Index(self.names, name="layer"))
 
     def __repr__(self) -> str:
-        n, D = self.X.shape
-        return f"ForwardTrace of {n} rows and {D} columns\n{_table(self.to_frame())}"
+        return f"ForwardTrace of {_extent(self.X)}\n{_table(self.to_frame())}"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,18 +91,23 @@ class Gradients:
         Names of the layers, as in :class:`ForwardTrace`.
     coefs : list of ndarray of shape (n_in, n_units)
         ``dJ/dW^(l) = v^(l-1)' delta^(l)``. A weight that stands in several places (tied) has one
-        gradient, the sum over its places, and it is shown in each of them.
+        gradient, the sum over its places, and it is shown in each of them. Of an image network in
+        the shapes of :class:`ForwardTrace`.
     intercepts : list of ndarray of shape (n_units,)
-        ``dJ/db^(l) = sum_i delta^(l)_i``.
+        ``dJ/db^(l) = sum_i delta^(l)_i``; of shape (0,) for convolutions, which have none.
     deltas : list of ndarray of shape (n_samples, n_units)
-        ``delta^(l) = dJ/dz^(l)``; row i carries its weight r_i.
+        ``delta^(l) = dJ/dz^(l)``; row i carries its weight r_i. Of a convolution of shape
+        (n_samples, n_channels, height, width).
     X : ndarray of shape (n_samples, n_columns)
-        ``dJ/dX``, by the columns that the network reads; row i carries its weight r_i.
+        ``dJ/dX``, by the columns that the network reads; row i carries its weight r_i. By the
+        pixels for an image network, with the axes and in the units of the user's X.
     columns : list of str
-        Names of the columns of `X`: of a residual network those of the encoded table.
+        Names of the columns of `X`: of a residual network those of the encoded table; empty for
+        images that are no rows of a table.
     parameters : dict of str to ndarray
         The gradient of every parameter, each once; the only place for those that are no layer:
-        scale and shift of normalizations, ReZero's factors, frequencies.
+        scale and shift of normalizations, ReZero's factors, frequencies. Of an image network by the
+        names of `state_dict_`.
     """
 
     loss: float
@@ -115,9 +127,11 @@ class Gradients:
         table : DataFrame
             Indexed by the name of the layer.
         """
+        images = self.deltas[0].ndim == 4  # then matrices are (out, in, ...), as torchvision's
+        n_in, n_units = (1, 0) if images else (0, 1)
         rows = {
-            "n_in": [W.shape[0] for W in self.coefs],
-            "n_units": [W.shape[1] for W in self.coefs],
+            "n_in": [W.shape[n_in] for W in self.coefs],
+            "n_units": [W.shape[n_units] for W in self.coefs],
             "coef_norm": [float(np.linalg.norm(W)) for W in self.coefs],
             "intercept_norm": [float(np.linalg.norm(b)) for b in self.intercepts],
             "delta_norm": [float(np.linalg.norm(d)) for d in self.deltas],
@@ -125,8 +139,7 @@ class Gradients:
         return pd.DataFrame(rows, index=pd.Index(self.names, name="layer"))
 
     def __repr__(self) -> str:
-        n, D = self.X.shape
-        head = f"Gradients of loss {self.loss:.6g} over {n} rows and {D} columns"
+        head = f"Gradients of loss {self.loss:.6g} over {_extent(self.X)}"
         return f"{head}\n{_table(self.to_frame())}"
 
 
@@ -150,11 +163,13 @@ def forward_trace(
     estimator : estimator or Pipeline
         A network of this package (:class:`~sknn_resid.MLPClassifier`,
         :class:`~sknn_resid.MLPRegressor`, :class:`~sknn_resid.MLPResidualClassifier`,
-        :class:`~sknn_resid.MLPResidualRegressor`), or a Pipeline that ends in one. Fitted: shown as
-        it is. Not fitted: as ``fit(X, y)`` would begin, with the weights that it would draw from
-        ``random_state``; steps before it are cloned and fitted as the pipeline's ``fit`` would.
+        :class:`~sknn_resid.MLPResidualRegressor`, :class:`~sknn_resid.ResNetClassifier`), or a
+        Pipeline that ends in one. Fitted: shown as it is. Not fitted: as ``fit(X, y)`` would begin,
+        with the weights that it would draw from ``random_state``; steps before it are cloned and
+        fitted as the pipeline's ``fit`` would.
     X : frame, array-like or sparse matrix of shape (n_samples, n_features)
-        Rows, as for ``predict``.
+        Rows, as for ``predict``; for an image network images in any of its forms, a few dozen of
+        them, because all maps are kept.
     y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
         Needed where the estimator is not fitted: its outputs depend on it.
     member : int, default=0
@@ -163,9 +178,10 @@ def forward_trace(
     statistics : {'batch', 'fitted'} or None, default=None
         What batch normalizations work with: mean and variance of these rows, as a step of training
         does, or those kept by ``fit``, as prediction does. None is 'fitted' where the estimator is,
-        else 'batch'. Without batch normalization there is no difference.
+        else 'batch'. Without batch normalization there is no difference. Stages that ``freeze``
+        keeps always work with those that they have.
     dtype : {'float64', 'float32'} or None, default=None
-        Precision of the pass; None computes as the estimator does.
+        Precision of the pass; None computes as the estimator does, and image networks in float64.
 
     Returns
     -------
@@ -201,6 +217,10 @@ def forward_trace(
     >>> bool(np.allclose(trace.v[0], np.tanh(X @ trace.coefs[0] + trace.intercepts[0])))
     True
     """
+    check_choices(statistics, dtype)
+    if is_image_network(estimator):
+        opened = open_images(estimator, X, y, member=member, statistics=statistics, dtype=dtype)
+        return _image_trace(opened)
     network = open_network(estimator, X, y, member=member, statistics=statistics, dtype=dtype)
     done = network.run(targets=False)
     return ForwardTrace(
@@ -259,9 +279,10 @@ def gradients(
     statistics : {'batch', 'fitted'}, default='batch'
         What batch normalizations work with: the mean and variance of these rows, as a step of
         training does (then they depend on all rows, and so do derivatives), or those kept by
-        ``fit``, as prediction does.
+        ``fit``, as prediction does. Stages that ``freeze`` keeps always work with those that they
+        have; their gradients are shown, though training does not follow them.
     dtype : {'float64', 'float32'} or None, default=None
-        Precision of the pass; None computes as the estimator does.
+        Precision of the pass; None computes as the estimator does, and image networks in float64.
 
     Returns
     -------
@@ -283,7 +304,8 @@ def gradients(
     -----
     A residual regressor learns centred and scaled targets: its loss and gradients are in these
     units. A residual network reads encoded columns: ``X`` is by these, named by ``columns``; their
-    encoding (quantiles, categories) is not differentiated.
+    encoding (quantiles, categories) is not differentiated. Images are looked at as they are,
+    while training crops and mirrors them at random (see ``augmentation``).
 
     References
     ----------
@@ -306,10 +328,46 @@ def gradients(
     """
     if y is None:
         raise ValueError("y is missing: a gradient is that of a loss, which compares with y.")
+    check_choices(statistics, dtype)
+    if is_image_network(estimator):
+        return _image_gradients(
+            open_images(
+                estimator, X, y, sample_weight, member=member, statistics=statistics, dtype=dtype
+            )
+        )
     network = open_network(
         estimator, X, y, sample_weight, member=member, statistics=statistics, dtype=dtype
     )
     return _gradients_of(network.run(), network.columns)
+
+
+def _image_trace(opened: OpenImages) -> ForwardTrace:
+    done = forward_images(opened.subject, opened.way)
+    values = done.parameters
+    return ForwardTrace(
+        names=done.layers,
+        X=opened.X,
+        z=[done.z[name].numpy() for name in done.layers],
+        v=opened.activations(done),
+        coefs=[values[f"{name}.weight"] for name in done.layers],
+        intercepts=[values.get(f"{name}.bias", np.empty(0)) for name in done.layers],
+        columns=opened.columns,
+    )
+
+
+def _image_gradients(opened: OpenImages) -> Gradients:
+    done, back = run_images(opened.subject, opened.way, everything=True)
+    assert back.pixels is not None
+    return Gradients(
+        loss=back.loss,
+        names=done.layers,
+        coefs=[back.parameters[f"{name}.weight"] for name in done.layers],
+        intercepts=[back.parameters.get(f"{name}.bias", np.empty(0)) for name in done.layers],
+        deltas=[back.deltas[name] for name in done.layers],
+        X=opened.laid_out(back.pixels),
+        columns=opened.columns,
+        parameters=back.parameters,
+    )
 
 
 def _gradients_of(done: NetworkPass, columns: Sequence[str]) -> Gradients:
@@ -323,6 +381,13 @@ def _gradients_of(done: NetworkPass, columns: Sequence[str]) -> Gradients:
         columns=list(columns),
         parameters=done.parameter_gradients,
     )
+
+
+def _extent(X: Any) -> str:
+    n, *rest = X.shape
+    if len(rest) == 1:
+        return f"{n} rows and {rest[0]} columns"
+    return f"{n} images of {' x '.join(str(size) for size in rest)}"
 
 
 def _table(frame: pd.DataFrame) -> str:

@@ -119,6 +119,30 @@ def images_for_predict(est: Any, X: Any) -> ImageRows:
     return _flat_rows(X, shape, est._channels_first)
 
 
+def laid_out_as(X: Any, est: Any, pixels: np.ndarray) -> np.ndarray:
+    """Numbers of pixels (n, height, width, channels) with the axes that X has; files have these.
+
+    Parameters
+    ----------
+    X : array-like or sequence of paths
+        Images, validated by one of the functions above.
+    est : estimator
+        What they were validated for.
+    pixels : ndarray of shape (n, height, width, channels)
+    """
+    if as_paths(X) is not None:
+        return pixels
+    n_axes = _n_axes(X)
+    if n_axes == 3:
+        return pixels[..., 0]
+    first = bool(est._channels_first)
+    if n_axes == 4:
+        last = np.shape(X)[1:] == est.image_shape_ and est.channels != "first"
+        return pixels if last else pixels.transpose(0, 3, 1, 2)
+    rows = pixels.transpose(0, 3, 1, 2) if first else pixels
+    return rows.reshape(len(pixels), -1)[:, : est.n_features_in_]
+
+
 def _n_axes(X: Any) -> int:
     """Number of axes; a list is only looked into along its first items."""
     if hasattr(X, "ndim"):

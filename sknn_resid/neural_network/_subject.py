@@ -90,8 +90,9 @@ def look_at(est: Any, X: Any, y: Any, sample_weight: Any, member: int) -> Looked
     hint = " Pass its best_estimator_." if hasattr(est, "best_estimator_") else ""
     raise TypeError(
         f"{type(est).__module__}.{type(est).__name__} is not a network of sknn_resid that can be "
-        "looked into. Pass an MLPClassifier, MLPRegressor, MLPResidualClassifier or "
-        f"MLPResidualRegressor of sknn_resid, or a Pipeline that ends in one.{hint}"
+        "looked into. Pass an MLPClassifier, MLPRegressor, MLPResidualClassifier, "
+        "MLPResidualRegressor or ResNetClassifier of sknn_resid, or a Pipeline that ends in one."
+        f"{hint}"
     )
 
 

@@ -196,7 +196,7 @@ def test_looks_of_a_residual_ensemble_are_at_their_epochs(task):
     net = MLPResidualClassifier(
         n_estimators=2, width=6, max_iter=70, n_iter_no_change=100, random_state=0
     ).fit(*task)
-    assert net.validation_iterations_[0] == 2
+    assert net.validation_iterations_[0] > 1  # not after every epoch
     display = LossCurveDisplay.from_estimator(net)
     np.testing.assert_array_equal(display.validation_[0].get_xdata(), net.validation_iterations_)
 
