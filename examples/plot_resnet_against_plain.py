@@ -78,6 +78,7 @@ for axes, kind in zip(panels, ("plain", "residual"), strict=True):
         curve = curves[kind, depth]
         axes.plot(np.arange(1, len(curve) + 1), curve, color=colour, label=f"{depth} layers")
     axes.set(title=f"{kind} networks", xlabel="epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()
 panels[0].set_ylabel("training loss")
