@@ -121,6 +121,8 @@ class ImageFlowRecorder:
         if self._processes is not None:
             sums = self._processes.sum_(sums.clone())
         r, first, second, *alive = sums.cpu().tolist()
+        if math.isnan(first):  # training has diverged: no channel is alive, none is dead
+            return np.full(4, math.nan)
         mean = first / r
         std = math.sqrt(max(second / r - mean * mean, 0.0)) if math.isfinite(second) else math.nan
         dead = float(np.mean(np.array(alive) == 0))

@@ -174,6 +174,17 @@ def test_x_has_the_axes_of_the_user(images):
     assert "12 images of 8 x 10 x 3" in repr(base)
 
 
+def test_files(images, tmp_path):
+    image = pytest.importorskip("PIL.Image", reason="files need the extra 'images'")
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
+    paths = [str(tmp_path / f"{i}.png") for i in range(N)]
+    for path, one in zip(paths, pixels, strict=True):
+        image.fromarray(one).save(path)
+    g = gradients(network(), paths, images[1])
+    np.testing.assert_allclose(g.X, gradients(network(), pixels, images[1]).X, rtol=1e-12)
+
+
 def test_rows_that_do_not_fill_the_square(images):
     X, y = images
     frame = pd.DataFrame(X.reshape(N, -1)[:, :60]).add_prefix("p")

@@ -14,6 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sknn_resid import ResNetClassifier, stacked
+from sknn_resid.engine.image_flow import ImageFlowRecorder
+from sknn_resid.engine.image_network import FlatNetwork
+from sknn_resid.engine.resnet import build
+from sknn_resid.engine.resnet_spec import ResNetSpec
 from sknn_resid.inspection import GradientFlowDisplay, gradient_flow
 
 N = 48
@@ -42,13 +46,23 @@ def assert_same_history(a, b, rtol=0.0):
     [
         {},
         {"dtype": "bfloat16"},
+        {"dtype": "float16"},
         {"dtype": "float32", "preactivation": True, "solver": "adamw", "learning_rate_init": 0.01},
         {"accumulate_steps": 3, "mixup": 0.4, "augmentation": "crop", "drop_path": 0.2},
         {"early_stopping": True, "average_fraction": 0.2, "class_weight": "balanced"},
         {"depth": 50, "clip_norm": 0.1, "shortcut": None, "max_iter": 1},
         {"freeze": "layer1", "body_lr_factor": 0.5},
     ],
-    ids=["plain", "bfloat16", "pre-activation", "drawn", "early", "bottleneck", "frozen"],
+    ids=[
+        "plain",
+        "bfloat16",
+        "float16",
+        "pre-activation",
+        "drawn",
+        "early",
+        "bottleneck",
+        "frozen",
+    ],
 )
 def test_training_goes_the_same_way(images, params):
     X, y = images
@@ -138,6 +152,21 @@ def test_dead_channels(images):
     net.set_params(warm_start=True, record_gradients=True).fit(X, y)
     assert net.gradient_history_["dead_fraction"][0, 0] == pytest.approx(1 / 3)
     assert net.gradient_history_["saturated_fraction"][0, 0] == pytest.approx(1 / 3)
+
+
+def test_what_is_no_longer_a_number():
+    """Not 0, and not a dead channel."""
+    network = FlatNetwork(build(ResNetSpec(8, 2, 1, 3), torch.Generator(), torch.float64).train())
+    recorder = ImageFlowRecorder(network, [slice(0, 4)], 4, None)
+    x = torch.ones((4, 1, 8, 8), dtype=torch.float64)
+    x[0, 0, 3, 3] = torch.nan
+    recorder.begin()
+    with recorder.watching(torch.full((4,), 0.25)):
+        network.module(x)
+    recorder.before_update()
+    recorder.after_update()
+    assert np.isnan(recorder.epoch_LC[:, 4:]).all()
+    assert (recorder.epoch_LC[:, 3] == 0).all()
 
 
 def test_later_calls_append(images):
