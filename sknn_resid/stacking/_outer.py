@@ -133,6 +133,8 @@ class GroupBackend(ParallelBackendBase):
         tasks, self._collected = self._collected, []
         if not tasks:
             return
+        # Fits on the same fold go to the same worker: they read one copy of each batch there.
+        tasks.sort(key=_fold)
         n_groups = max(self._n_workers, -(-len(tasks) // self._largest))
         n_groups = min(n_groups, len(tasks))
         bounds = [len(tasks) * g // n_groups for g in range(n_groups + 1)]
@@ -258,6 +260,11 @@ class _Plan:
     tasks: list[list[tuple[int, list[int], dict[str, int]]]]
     max_stack: int
     device: str | None
+
+
+def _fold(task: Collected) -> int:
+    _, _, member = task
+    return 0 if member is None else member.fold
 
 
 def _flatten(
