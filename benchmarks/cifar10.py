@@ -254,7 +254,7 @@ def main() -> None:
         train, test = made_up_images(64, 0), made_up_images(32, 1)
         changes |= {"max_iter": 1, "width": 2}
     else:
-        data = Path(os.environ["SKNN_RESID_DATA"])
+        data = data_folder()
         train, test = read_images(data, "train"), read_images(data, "test")
     train = tuple(part[: options.rows or few] for part in train)
     test = tuple(part[: options.test_rows or few] for part in test)
@@ -272,9 +272,19 @@ def main() -> None:
     print(f"\nresults: {output}")
 
 
+def data_folder() -> Path:
+    """Where the images and weights lie."""
+    folder = os.environ.get("SKNN_RESID_DATA")
+    if folder is None:
+        raise SystemExit(
+            "Set SKNN_RESID_DATA to the folder that holds images/cifar10 (and weights/)."
+        )
+    return Path(folder)
+
+
 def count_errors(options: argparse.Namespace) -> None:
     """What ``--pretrained`` does."""
-    data = Path(os.environ["SKNN_RESID_DATA"])
+    data = data_folder()
     images, codes = (part[: options.test_rows] for part in read_images(data, "test"))
     rows = measure_pretrained(data, images, codes, options.device)
     notes = pretrained_verdicts(rows)
