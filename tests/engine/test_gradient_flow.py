@@ -63,6 +63,7 @@ def by_definition(case, z, r):
 def test_steepest_slope(name):
     case = ACTIVATIONS[name]
     grid = slopes(case, np.linspace(-8, 8, 160_001))
+    # a table of four digits, of which a twentieth is a threshold
     np.testing.assert_allclose(steepest(case.engine), grid.max(), rtol=1e-3)
 
 

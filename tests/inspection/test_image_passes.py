@@ -219,6 +219,7 @@ def test_tables_and_precision(images):
     assert g.coefs[0].dtype == trace.v[0].dtype == np.float64
     low = gradients(net, X, y, dtype="float32")
     assert low.coefs[0].dtype == low.X.dtype == np.float32
+    # float32 against float64
     np.testing.assert_allclose(low.parameters["fc.weight"], g.parameters["fc.weight"], rtol=1e-3)
     table = g.to_frame()
     assert table.loc["layer2.0.conv1", ["n_in", "n_units"]].tolist() == [3, 6]

@@ -245,7 +245,7 @@ def test_table_and_text(X):
     assert "mse_ridge" not in unknown.to_frame().columns
     assert "coef=" in repr(unknown)
     with pytest.raises(AttributeError, match="coef"):
-        unknown.bias  # noqa: B018
+        unknown.bias  # noqa: B018 (reading it is what raises)
 
 
 def test_columns_of_very_different_size():

@@ -245,6 +245,7 @@ def test_a_member_alone_records_what_it_does_beside_others():
     two = residual(MLPResidualClassifier, embedding_scale=1.0).fit(table, y).gradient_history_
     params = {"embedding_scale": 1.0, "n_estimators": 1}
     one = residual(MLPResidualClassifier, **params).fit(table, y).gradient_history_
+    # in float32, where an ensemble of two and one alone round differently in each step
     np.testing.assert_allclose(two.values[two.members == 0], one.values, rtol=1e-3)
 
 

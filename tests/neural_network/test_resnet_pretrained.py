@@ -249,6 +249,7 @@ def test_frozen_statistics_predict_in_training_too(file):
             W -= 0.1 * gW
             b -= 0.1 * gb
     np.testing.assert_allclose(est.loss_curve_, losses, rtol=1e-4)
+    # two float32 paths: other products, other order of sums
     np.testing.assert_allclose(est.state_dict_["fc.weight"], W.detach(), rtol=1e-3, atol=1e-5)
 
 
@@ -269,6 +270,7 @@ def test_the_body_moves_less(file, solver):
             np.testing.assert_array_equal(part, whole)
             np.testing.assert_array_equal(none, whole)
         else:
+            # differences of float32 weights: what is left of their digits
             np.testing.assert_allclose(part, 0.25 * whole, rtol=1e-3, atol=1e-6)
             np.testing.assert_array_equal(none, 0)
 
