@@ -14,11 +14,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from sknn_resid.engine import native
 from sknn_resid.engine.kernels import Op
+from sknn_resid.engine.native import ActivationCode
 
 _aten = torch.ops.aten
 
@@ -31,6 +34,9 @@ SELU_SCALE = 1.0507009873554804934193349852946
 class Activation(ABC):
     """An elementwise function of a hidden layer. Immutable, without state."""
 
+    # Where the function is compiled: what `native` calls it.
+    code: ClassVar[ActivationCode | None] = None
+
     @property
     def needs_input(self) -> bool:
         """Whether the derivative is computed from z (then z is kept beside h)."""
@@ -41,11 +47,23 @@ class Activation(ABC):
         """Overwrite ``z`` with f(z) and return it."""
 
     @abstractmethod
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+        """`bind_backward` in torch's operations."""
+
     def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         """Operations that overwrite ``delta`` = dL/dh with dL/dz = delta * f'(z)."""
+        if self.code is not None:
+            op = native.activate_back(self.code, delta, h)
+            if op is not None:
+                return [op]
+        return self.torch_backward(z, h, delta)
 
     def bind_forward(self, z: Tensor, h: Tensor) -> list[Op]:
         """Operations that write f(z) into ``h`` (``h`` is ``z`` unless ``needs_input``)."""
+        if self.code is not None:
+            op = native.activate(self.code, z)
+            if op is not None:
+                return [op]
         if h is z:
             return [partial(self.forward_, z)]
         return [partial(h.copy_, z), partial(self.forward_, h)]
@@ -71,6 +89,8 @@ class Activated:
 class Identity(Activation):
     """f(z) = z, f'(z) = 1."""
 
+    code = ActivationCode.IDENTITY
+
     def forward_(self, z: Tensor) -> Tensor:
         return z
 
@@ -80,15 +100,20 @@ class Identity(Activation):
     def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         return []
 
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+        return []
+
 
 @dataclass(frozen=True)
 class Logistic(Activation):
     """f(z) = 1 / (1 + exp(-z)), f'(z) = h (1 - h) (Rumelhart, Hinton and Williams 1986)."""
 
+    code = ActivationCode.LOGISTIC
+
     def forward_(self, z: Tensor) -> Tensor:
         return z.sigmoid_()
 
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         return [partial(_aten.sigmoid_backward.grad_input, delta, h, grad_input=delta)]
 
 
@@ -96,10 +121,12 @@ class Logistic(Activation):
 class Tanh(Activation):
     """f(z) = tanh z, f'(z) = 1 - h^2 (LeCun et al. 1998, Efficient BackProp)."""
 
+    code = ActivationCode.TANH
+
     def forward_(self, z: Tensor) -> Tensor:
         return z.tanh_()
 
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         return [partial(_aten.tanh_backward.grad_input, delta, h, grad_input=delta)]
 
 
@@ -107,13 +134,12 @@ class Tanh(Activation):
 class Relu(Activation):
     """f(z) = max(0, z), f'(z) = 1 where h > 0, else 0, also at 0 (Nair and Hinton 2010)."""
 
+    code = ActivationCode.RELU
+
     def forward_(self, z: Tensor) -> Tensor:
         return z.relu_()
 
-    def bind_forward(self, z: Tensor, h: Tensor) -> list[Op]:
-        return [z.relu_]
-
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         return [partial(_aten.threshold_backward.grad_input, delta, h, 0, grad_input=delta)]
 
 
@@ -126,7 +152,7 @@ class LeakyRelu(Activation):
     def forward_(self, z: Tensor) -> Tensor:
         return torch.nn.functional.leaky_relu_(z, self.slope)
 
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         # h has the sign of z (s > 0), so the result serves in place of the input.
         kernel = _aten.leaky_relu_backward.grad_input
         return [partial(kernel, delta, h, self.slope, False, grad_input=delta)]
@@ -145,7 +171,7 @@ class Elu(Activation):
     def forward_(self, z: Tensor) -> Tensor:
         return _aten.elu_(z, self.alpha, self.scale, 1)
 
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         kernel = _aten.elu_backward.grad_input
         return [partial(kernel, delta, self.alpha, self.scale, 1, True, h, grad_input=delta)]
 
@@ -159,7 +185,7 @@ class Softplus(Activation):
         # of 20 is off by 2e-9, which a derivative test in float64 sees).
         return _aten.softplus.out(z, 1, 50, out=z)
 
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         scratch = torch.empty_like(h)
 
         def backward() -> None:
@@ -181,7 +207,7 @@ class Gelu(Activation):
     def forward_(self, z: Tensor) -> Tensor:
         return _aten.gelu.out(z, out=z)
 
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         return [partial(_aten.gelu_backward.grad_input, delta, z, grad_input=delta)]
 
 
@@ -196,7 +222,7 @@ class Silu(Activation):
     def forward_(self, z: Tensor) -> Tensor:
         return _aten.silu_(z)
 
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         return [partial(_aten.silu_backward.grad_input, delta, z, grad_input=delta)]
 
 
@@ -214,7 +240,7 @@ class Mish(Activation):
     def forward_(self, z: Tensor) -> Tensor:
         return _aten.mish_(z)
 
-    def bind_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
+    def torch_backward(self, z: Tensor, h: Tensor, delta: Tensor) -> list[Op]:
         slope, inner, square = (torch.empty_like(z) for _ in range(3))
 
         def backward() -> None:

@@ -5,6 +5,9 @@ times. Each function here *binds* one operation to its arrays once and returns a
 arguments, so that the step itself is a plain list of calls: no indexing, no allocation, no choice
 left to make. The choice of kernel is made here and nowhere else:
 
+* on the CPU in float32 or float64 by compiled code (`native`), where it was built: products by BLAS,
+  elementwise work by loops of our own, many operations in one call. What follows is for where it
+  was not:
 * one model on the CPU in float32 or float64: 2-D products by ``numpy.dot`` (OpenBLAS). Measured
   against ``torch.mm`` (MKL) on an AMD processor it is 10 to 20 % faster at 200 x 64 x 100 and
   1024 x 256 x 256, in both precisions, and leaves the results on the same memory.
@@ -29,6 +32,9 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
+
+from sknn_resid.engine import native
+from sknn_resid.engine.native import Code
 
 Op = Callable[[], object]
 
@@ -61,6 +67,9 @@ def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> Op:
     out_Mik : Tensor of shape (M, i, k)
         Row-major result, overwritten by each call.
     """
+    op = native.matmul(a_Mij, b_Mjk, out_Mik)
+    if op is not None:
+        return op
     M, j = out_Mik.shape[0], a_Mij.shape[2]
     if not numpy_speaks(out_Mik):
         if M == 1:
@@ -106,7 +115,7 @@ def affine(x_Mij: Tensor, W_Mjk: Tensor, b_Mk: Tensor, out_Mik: Tensor) -> list[
     torch adds the bias of a single model in bfloat16 or on a GPU on the way: half a pass less.
     """
     M, i, k = out_Mik.shape
-    tiny = i * k * x_Mij.shape[2] < TINY_PRODUCT
+    tiny = i * k * x_Mij.shape[2] < TINY_PRODUCT and not native.available(x_Mij, W_Mjk, out_Mik)
     if M == 1 and (tiny or not numpy_speaks(out_Mik)):
         return [partial(torch.addmm, b_Mk[0], x_Mij[0], W_Mjk[0], out=out_Mik[0])]
     return [matmul(x_Mij, W_Mjk, out_Mik), add_row(out_Mik, b_Mk)]
@@ -124,6 +133,12 @@ def sum_rows(a_Mij: Tensor, out_Mj: Tensor) -> Op:
     ``numpy.sum`` takes 5 and ``torch.sum`` 2 (200 x 100, float32), and ``numpy.matmul`` does for a
     stack what ``dot`` does for one.
     """
+    _, i, j = a_Mij.shape
+    op = native.bind(Code.SUM_ROWS, (a_Mij, out_Mj), (i, j))
+    if op is None:  # class-major: rows along the last axis of memory
+        op = native.bind(Code.SUM_COLUMNS, (a_Mij.mT, out_Mj), (j, i))
+    if op is not None:
+        return op
     if numpy_speaks(a_Mij) and a_Mij.shape[0] > 1:
         row_M1i = np.ones((1, 1, a_Mij.shape[1]), dtype=out_Mj.numpy().dtype)
         return partial(np.matmul, row_M1i, a_Mij.numpy(), out_Mj.numpy()[:, None])
@@ -136,6 +151,9 @@ def sum_rows(a_Mij: Tensor, out_Mj: Tensor) -> Op:
 
 def add_row(a_Mij: Tensor, row_Mj: Tensor) -> Op:
     """Bind ``a += row`` (a bias along the last axis)."""
+    op = native.bind(Code.ADD_ROW, (a_Mij, row_Mj), a_Mij.shape[1:])
+    if op is not None:
+        return op
     if a_Mij.shape[0] == 1:
         return partial(a_Mij[0].add_, row_Mj[0])
     return partial(a_Mij.add_, row_Mj.unsqueeze(1))
@@ -143,6 +161,9 @@ def add_row(a_Mij: Tensor, row_Mj: Tensor) -> Op:
 
 def add_column(a_Mij: Tensor, column_Mi: Tensor) -> Op:
     """Bind ``a += column`` (a bias along the middle axis: class-major logits)."""
+    op = native.bind(Code.ADD_COLUMN, (a_Mij, column_Mi), a_Mij.shape[1:])
+    if op is not None:
+        return op
     if a_Mij.shape[0] == 1:
         if numpy_speaks(a_Mij):
             a_ij = a_Mij[0].numpy()
@@ -167,6 +188,9 @@ def batch_dots(a_MGKB: Tensor, b_MGKB: Tensor) -> np.ndarray:
 
 def sum_squares(a_MP: Tensor, out_M: Tensor) -> Op:
     """Bind ``out = sum_p a_p^2`` for every model."""
+    op = native.bind(Code.SUM_SQUARES, (a_MP, out_M), (a_MP.shape[1],))
+    if op is not None:
+        return op
     if a_MP.shape[0] == 1:
         flat = a_MP[0]
         if numpy_speaks(flat):
@@ -184,6 +208,9 @@ def sum_squares(a_MP: Tensor, out_M: Tensor) -> Op:
 
 def clip_norms(grads_MP: Tensor, clip_M: Tensor) -> Op:
     """Bind: scale each model's gradient to a norm of at most ``clip_M`` (Pascanu et al. 2013)."""
+    op = native.bind(Code.CLIP, (grads_MP, clip_M), (grads_MP.shape[1],), (CLIP_TINY,))
+    if op is not None:
+        return op
     norm_M1 = torch.empty_like(clip_M)[:, None]
 
     def clip() -> None:
@@ -192,3 +219,11 @@ def clip_norms(grads_MP: Tensor, clip_M: Tensor) -> Op:
         grads_MP.mul_(scale_M1.clamp_max(1.0))
 
     return clip
+
+
+def add_decay(grads_MP: Tensor, params_MP: Tensor, decay_M1: Tensor) -> Op:
+    """Bind ``grads += decay * params`` (the gradient of the penalty)."""
+    op = native.bind(Code.ADD_DECAY, (grads_MP, params_MP, decay_M1), (grads_MP.shape[1],))
+    if op is not None:
+        return op
+    return partial(grads_MP.addcmul_, params_MP, decay_M1)

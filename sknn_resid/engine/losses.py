@@ -33,7 +33,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from sknn_resid.engine import native
 from sknn_resid.engine.kernels import Op, batch_dots
+from sknn_resid.engine.native import LossCode
 
 _SOFTPLUS_EXACT = 50.0  # beyond this z, log(1 + e^z) = z to the last bit of a float64
 
@@ -45,6 +47,21 @@ class Loss(ABC):
     @property
     def codes(self) -> bool:
         """Whether targets are class codes (int64) rather than real numbers."""
+        return False
+
+    @property
+    def code(self) -> LossCode | None:
+        """What `native` calls this loss; None where it is not compiled."""
+        return None
+
+    @property
+    def constant(self) -> float:
+        """The number that the formula depends on, for compiled code."""
+        return 0.0
+
+    @property
+    def smooths(self) -> bool:
+        """Whether label smoothing changes its targets."""
         return False
 
     def reported_scale(self, n_outputs: int) -> float:
@@ -74,6 +91,13 @@ class Loss(ABC):
     def bind_delta(self, z_MKB: Tensor, t_MKB: Tensor, r_M1B: Tensor, d_MKB: Tensor) -> list[Op]:
         """Operations that write delta = dJ/dz into ``d_MKB``; ``z_MKB`` is left as it is."""
 
+    def bind_compiled(
+        self, z_MKB: Tensor, t_MKB: Tensor, r_M1B: Tensor, d_MKB: Tensor, value_M: Tensor
+    ) -> Op:
+        """One native operation for both: delta, and the data term of the objective (float64)."""
+        assert self.code is not None
+        return native.loss(self.code, self.constant, z_MKB, t_MKB, r_M1B, d_MKB, value_M)
+
     @abstractmethod
     def value(self, z_MGKB: Tensor, t_MGKB: Tensor, r_MG1B: Tensor) -> np.ndarray:
         """Data term of the objective for each model and batch, shape (M, G), on the host.
@@ -91,6 +115,10 @@ class Loss(ABC):
 class SquaredError(Loss):
     """l = 1/2 |z - y|^2, dl/dz = z - y. Reported per output, as scikit-learn does."""
 
+    @property
+    def code(self) -> LossCode | None:
+        return LossCode.SQUARED
+
     def reported_scale(self, n_outputs: int) -> float:
         return 1.0 / n_outputs
 
@@ -104,6 +132,10 @@ class SquaredError(Loss):
 @dataclass(frozen=True)
 class AbsoluteError(Loss):
     """l = |z - y|, dl/dz = sign(z - y), 0 at 0. Reported per output."""
+
+    @property
+    def code(self) -> LossCode | None:
+        return LossCode.ABSOLUTE
 
     def reported_scale(self, n_outputs: int) -> float:
         return 1.0 / n_outputs
@@ -127,6 +159,14 @@ class Huber(Loss):
     """
 
     threshold: float = 1.0
+
+    @property
+    def code(self) -> LossCode | None:
+        return LossCode.HUBER
+
+    @property
+    def constant(self) -> float:
+        return self.threshold
 
     def reported_scale(self, n_outputs: int) -> float:
         return 1.0 / n_outputs
@@ -153,6 +193,14 @@ class Pinball(Loss):
     """
 
     quantile: float = 0.5
+
+    @property
+    def code(self) -> LossCode | None:
+        return LossCode.PINBALL
+
+    @property
+    def constant(self) -> float:
+        return self.quantile
 
     def reported_scale(self, n_outputs: int) -> float:
         return 1.0 / n_outputs
@@ -181,6 +229,10 @@ class Poisson(Loss):
     McCullagh and Nelder (1989), section 6.2; y log y is 0 at y = 0. Summed over outputs.
     """
 
+    @property
+    def code(self) -> LossCode | None:
+        return LossCode.POISSON
+
     def bind_delta(self, z_MKB: Tensor, t_MKB: Tensor, r_M1B: Tensor, d_MKB: Tensor) -> list[Op]:
         return [
             partial(torch.exp, z_MKB, out=d_MKB),
@@ -206,6 +258,14 @@ class BinaryCrossEntropy(Loss):
     binary classification, several are multi-label classification. Label smoothing e replaces y
     by y (1 - e) + e / 2.
     """
+
+    @property
+    def code(self) -> LossCode | None:
+        return LossCode.BINARY
+
+    @property
+    def smooths(self) -> bool:
+        return True
 
     def load_targets(
         self, T_MGKB: Tensor, y_MGBT: Tensor, r_MG1B: Tensor, s_M: Tensor | None
@@ -249,6 +309,14 @@ class SoftmaxCrossEntropy(Loss):
 
     @property
     def codes(self) -> bool:
+        return True
+
+    @property
+    def code(self) -> LossCode | None:
+        return LossCode.SOFTMAX if len(self.heads) == 1 else None
+
+    @property
+    def smooths(self) -> bool:
         return True
 
     def _slices(self) -> list[slice]:

@@ -28,6 +28,7 @@ from sknn_resid.engine.activations import Activated
 from sknn_resid.engine.kernels import (
     Op,
     add_column,
+    add_decay,
     add_row,
     affine,
     affine_columns,
@@ -60,6 +61,9 @@ class StackedNetwork:
         One per model, for dropout; not read where every probability is 0.
     watch : callable or None
         Is shown what a step makes (`watch`), and dJ/dX, which only a watched step works out.
+    model_by_model : bool
+        Whether a step is carried out for one model after another (`compiled`): then they share
+        their scratch memory.
     """
 
     def __init__(
@@ -70,8 +74,11 @@ class StackedNetwork:
         dropout_M: Sequence[float],
         generators: Sequence[torch.Generator],
         watch: Watch | None = None,
+        *,
+        model_by_model: bool = False,
     ) -> None:
         self.spec = spec
+        self._model_by_model = model_by_model
         self._watch = watch
         self.layout = dense_layout(spec.layer_sizes, spec.ties)
         self.params_MP = params_MP
@@ -108,13 +115,14 @@ class StackedNetwork:
     def _buffer(self, name: str, layer: int, width: int, n_rows: int) -> Tensor:
         """Scratch memory (M, n_rows, width), shared by all batches of the stack."""
         key = (name, layer)
-        M = self.n_models
+        M = 1 if self._model_by_model else self.n_models
         if key not in self._scratch:
             shape = (M * self._batch_size * width,)
             # Zeros, not empty: padding rows are read, with weight 0, before they are ever written,
             # and what lies in fresh memory may be not-a-number.
             self._scratch[key] = self._p.new_zeros(shape)
-        return self._scratch[key][: M * n_rows * width].view(M, n_rows, width)
+        part = self._scratch[key][: M * n_rows * width].view(M, n_rows, width)
+        return part.expand(self.n_models, n_rows, width)
 
     def bind(
         self, slot: BatchSlot, *, penalised: bool, before_penalty: Sequence[Op] = ()
@@ -157,7 +165,7 @@ class StackedNetwork:
         ops += self._gather
         ops += before_penalty
         if penalised:
-            ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
+            ops.append(add_decay(self.weight_grads_MP, self.weights_MP, slot.decay_M1))
         return ops
 
     def matrices(self, flat_MP: Tensor) -> dict[str, Tensor]:
@@ -273,7 +281,11 @@ class StackedNetwork:
         if self.mixed:
             ops.append(partial(slot.Z_MKB.copy_, z_prod))
             loss_delta = torch.empty_like(slot.Z_MKB)
-        ops += self.spec.loss.bind_delta(slot.Z_MKB, slot.T_MKB, slot.r_M1B, loss_delta)
+        batch = (slot.Z_MKB, slot.T_MKB, slot.r_M1B, loss_delta)
+        if slot.value_M is None:
+            ops += self.spec.loss.bind_delta(*batch)
+        else:
+            ops.append(self.spec.loss.bind_compiled(*batch, slot.value_M))
         if self.mixed:
             ops.append(partial(delta.copy_, loss_delta))
         ops += self._seen("output", "delta", delta)

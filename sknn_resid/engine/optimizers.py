@@ -25,7 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine import native
 from sknn_resid.engine.kernels import Op
+from sknn_resid.engine.native import Code
 from sknn_resid.engine.newton_schulz import orthogonalize
 from sknn_resid.engine.residual_layout import MatrixRun
 from sknn_resid.engine.residual_network import StackedResidualNetwork
@@ -100,7 +102,7 @@ class StackOptimizer(ABC):
         self._params, self._grads = network.params_MP, network.grads_MP
         self._n_weights = network.layout.n_weights
         self.moments = [torch.zeros_like(self._params) for _ in range(self.n_moments)]
-        self.steps = [0] * len(self.specs)
+        self.steps = np.zeros(len(self.specs), dtype=np.int64)
         # The runs of neighbours stay the same as long as every model takes every step.
         self._neighbours: list[slice] = []
         self._neighbours_of: Sequence[float] | None = None
@@ -114,7 +116,7 @@ class StackOptimizer(ABC):
         """The state of one model, copied to host memory."""
         moments = tuple(buffer[model].cpu().numpy().copy() for buffer in self.moments)
         kind = self.specs[model].kind
-        return OptimizerState(kind, learning_rate, self.steps[model], moments)
+        return OptimizerState(kind, learning_rate, int(self.steps[model]), moments)
 
     def step(self, rates: Sequence[float], active: Sequence[bool] | None) -> None:
         """One update.
@@ -129,13 +131,13 @@ class StackOptimizer(ABC):
         if len(self.specs) == 1:  # the common case, without the search for neighbours
             if active is None or active[0]:
                 self.steps[0] += 1
-                self._update(_ALL, self.specs[0], self.decays[0], rates[0], self.steps[0])
+                self._update(_ALL, self.specs[0], self.decays[0], rates[0], int(self.steps[0]))
             return
         for rows in self._neighbours_for(rates, active):
             m = rows.start
-            t = self.steps[m] + 1
+            t = int(self.steps[m]) + 1
             self._update(rows, self.specs[m], self.decays[m], rates[m], t)
-            self.steps[rows] = [t] * (rows.stop - rows.start)
+            self.steps[rows] = t
 
     def _neighbours_for(self, rates: Sequence[float], active: Sequence[bool] | None) -> list[slice]:
         if active is not None:
@@ -160,7 +162,25 @@ class StackOptimizer(ABC):
     ) -> Hashable | None:
         if active is not None and not active[m]:
             return None
-        return (rates[m], self.decays[m], self.steps[m], self.specs[m])
+        return (rates[m], self.decays[m], int(self.steps[m]), self.specs[m])
+
+    def compiled_step(self, rate_M: np.ndarray, live_M: np.ndarray) -> Op:
+        """One update as a native operation.
+
+        ``rate_M`` (float64) and ``live_M`` (uint8) are read whenever it is carried out: the rate of
+        each model, and whether it takes part.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is not compiled")
+
+    def _compiled(
+        self, code: Code, numbers_Mx: np.ndarray, rate_M: np.ndarray, live_M: np.ndarray
+    ) -> Op:
+        first, second = self.moments[0], self.moments[-1]
+        return native.bind_mixed(
+            code,
+            [self._params, self._grads, first, second, numbers_Mx, rate_M, live_M, self.steps],
+            (self._params.shape[1], self._n_weights),
+        )
 
     @abstractmethod
     def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
@@ -179,6 +199,10 @@ class _SGD(StackOptimizer):
             p.add_(v, alpha=spec.momentum).add_(g, alpha=-rate)
         else:
             p.add_(v)
+
+    def compiled_step(self, rate_M: np.ndarray, live_M: np.ndarray) -> Op:
+        numbers = np.array([(o.momentum, o.nesterov) for o in self.specs], dtype=np.float64)
+        return self._compiled(Code.SGD, numbers, rate_M, live_M)
 
 
 class _Adam(StackOptimizer):
@@ -202,6 +226,15 @@ class _Adam(StackOptimizer):
 
     def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         self._rule.update(rows, spec, decay, rate, t)
+
+    def compiled_step(self, rate_M: np.ndarray, live_M: np.ndarray) -> Op:
+        numbers = np.array(
+            [
+                (o.beta_1, o.beta_2, o.epsilon, decay)
+                for o, decay in zip(self.specs, self.decays, strict=True)
+            ]
+        )
+        return self._compiled(Code.ADAM, numbers, rate_M, live_M)
 
 
 class _AdamRule:

@@ -92,6 +92,8 @@ class BatchSlot:
     square_M: Tensor
     # [X, 1], where the bank keeps a column of ones beside X
     X1_MBD: Tensor | None = None
+    # where a compiled loss writes the data term of the objective (float64)
+    value_M: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

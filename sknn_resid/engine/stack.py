@@ -11,11 +11,14 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from sknn_resid.engine import native
 from sknn_resid.engine.averaging import AverageState, StackAverage
+from sknn_resid.engine.compiled import CompiledSegment, compile_segment, compiles
 from sknn_resid.engine.data import Features, RowOrder, as_tensor, is_mapped
 from sknn_resid.engine.gradient_flow import FlowRecorder
 from sknn_resid.engine.job import TrainJob, target_tensor
 from sknn_resid.engine.kernels import Op, numpy_speaks
+from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
 from sknn_resid.engine.slots import (
     Gather,
@@ -27,6 +30,7 @@ from sknn_resid.engine.slots import (
 )
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
 from sknn_resid.engine.structure import input_dtype, make_network
+from sknn_resid.engine.tally import Tally
 
 # A short last batch of at least this share of a full one is filled up with rows of weight 0 and
 # goes with the full ones, if one segment holds all: the few operations at the ends of a segment
@@ -99,6 +103,7 @@ class Stack:
         self._jobs = jobs
         first = jobs[0]
         self.batch = max(min(job.train.batch_size, job.data.n_rows) for job in jobs)
+        self._compiled = compiles(jobs)
         self.network = make_network(
             first.network,
             torch.stack([member.params_P for member in members]),
@@ -106,6 +111,7 @@ class Stack:
             [job.train for job in jobs],
             [member.generator for member in members],
             [job.input_scale for job in jobs],
+            model_by_model=self._compiled,
         )
         self.params_M = list(self.network.params_MP)  # one view a model
         self._orders = [member.order for member in members]
@@ -120,16 +126,23 @@ class Stack:
         # memory costs as much as that saves, unless one gathering serves many models or steps.
         self._with_ones = (
             len(jobs) > 1
+            and not self._compiled
             and isinstance(first.network, NetworkSpec)
             and first.network.n_hidden > 0
             and first.network.product_dtype == first.network.dtype
             and numpy_speaks(self.network.params_MP)
             and (self._shared or self._n_batches == 1)
         )
-        self._weighted = any(job.data.weight is not None for job in jobs)
-        self._even = not self._weighted and len(set(self._n_rows)) == 1
         decoupled = first.train.optimizer.kind in (OptimizerKind.ADAMW, OptimizerKind.MUON)
-        self._penalty_M = np.array([0.0 if decoupled else job.train.penalty for job in jobs])
+        penalty_M = np.array([0.0 if decoupled else job.train.penalty for job in jobs])
+        self.tally = Tally(
+            [member.order for member in self._sources],
+            self._n_rows,
+            self._n_batches,
+            penalty_M,
+            first.network.loss.reported_scale(first.network.n_outputs),
+            weighted=any(job.data.weight is not None for job in jobs),
+        )
         self.optimizer = make_optimizer(
             self.network,
             [job.train.optimizer for job in jobs],
@@ -145,22 +158,17 @@ class Stack:
             )
         judged = self.network.params_MP if self._average is None else self._average.params_MP
         self.judged_M = list(judged)  # the weights that are judged and kept
-        self._penalised = bool((self._penalty_M > 0).any())
+        self._penalised = bool((penalty_M > 0).any())
         self._smoothing_M = None
         if any(job.train.label_smoothing > 0 for job in jobs):
             self._smoothing_M = torch.tensor(
                 [member.job.train.label_smoothing for member in self._sources],
                 dtype=first.network.dtype,
             ).to(first.device)
-        self._targets = [target_tensor(member.job) for member in self._sources]
+        self._targets = [target_tensor(member.job).contiguous() for member in self._sources]
         self._features = _features_on_device([member.job for member in self._sources])
-        self._scale = first.network.loss.reported_scale(first.network.n_outputs)
-        per_batch = (len(jobs), self._n_batches)
-        self._value_Mb, self._square_Mb = np.zeros(per_batch), np.zeros(per_batch)
-        self._value_factor_Mb, self._square_factor_Mb = np.zeros(per_batch), np.zeros(per_batch)
-        self._share_Mb = np.zeros(per_batch)
-        self._live_Mb = np.ones(per_batch, dtype=bool)
-        self._segments = self._make_segments()
+        self._compiled_segments = self._compile_segments() if self._compiled else []
+        self._segments = [] if self._compiled else self._make_segments()
         self._loaded = False
         self.recorder: FlowRecorder | None = None
         if first.train.record_flow:
@@ -210,10 +218,40 @@ class Stack:
             programs, gather_S = [self._bind(bank, 0)], self._bind_gather(bank)
             last = slice(n_full, n_full + 1)
             segments.append(_Segment(bank, bank.used(1), programs, gather_S, last))
-        if self._even:
-            for segment in segments:
-                self._load_even_weights(segment)
+        for segment in segments:
+            self._load_even_weights(segment)
         return segments
+
+    def _compile_segments(self) -> list[CompiledSegment]:
+        """One for the full batches and one for a short last one."""
+        assert isinstance(self.network, StackedNetwork)
+        clip_M = self._clip_norms() if self._jobs[0].train.clip_norm is not None else None
+        n_full = self._n_batches - (self._tail < self.batch)
+        parts = [(slice(0, n_full), self.batch), (slice(n_full, self._n_batches), self._tail)]
+        segments = [
+            compile_segment(
+                self.network,
+                self.optimizer,
+                [member.job for member in self._sources],
+                self._features,
+                self._targets,
+                clip_M,
+                batches,
+                rows,
+                penalised=self._penalised,
+            )
+            for batches, rows in parts
+            if batches.start < batches.stop
+        ]
+        if self.tally.even:
+            for segment in segments:
+                self.tally.load_even(segment.bank, segment.batches)
+        return segments
+
+    def _clip_norms(self) -> Tensor:
+        first = self._jobs[0]
+        norms = [job.train.clip_norm for job in self._jobs]
+        return torch.tensor(norms, dtype=first.network.dtype).to(first.device)
 
     def _bind_gather(self, bank: SlotBank) -> list[Gather]:
         return [bank.bind_gather(s, X) for s, X in enumerate(self._features)]
@@ -232,11 +270,8 @@ class Stack:
         if self._penalised:
             program.insert(0, self.network.bind_penalty(slot.square_M))
         if self._jobs[0].train.clip_norm is not None:
-            clip_M = torch.tensor(
-                [job.train.clip_norm for job in self._jobs], dtype=self._jobs[0].network.dtype
-            ).to(self._jobs[0].device)
-            program += self.network.bind_clipping(clip_M)
-        return program
+            program += self.network.bind_clipping(self._clip_norms())
+        return native.join(program)
 
     # -- one epoch ---------------------------------------------------------------------------
 
@@ -274,7 +309,36 @@ class Stack:
                 self._orders[m].next_epoch()
         # A diverging model overflows; the loss tells, numpy need not warn of it as well.
         with np.errstate(all="ignore"):
+            if self._compiled:
+                return self._run_compiled(rates_M, factors_M, running)
             return self._run_segments(rates_M, factors_M)
+
+    def _run_compiled(
+        self,
+        rates_M: Sequence[float],
+        factors_M: Sequence[np.ndarray | None] | None,
+        running: Sequence[int],
+    ) -> np.ndarray:
+        stays = self._loaded and self._whole
+        ranges, tally = _ranges(running), self.tally
+        for segment in self._compiled_segments:
+            bank, batches = segment.bank, segment.batches
+            first = batches.start * self.batch
+            if not stays:
+                segment.load_rows(self._orders, self._counts, first)
+                if not tally.even:
+                    tally.load(bank, batches, first)
+                    bank.live_GM[:] = tally.live_Mb[:, batches].T
+            bank.rate_GM[:] = rates_M
+            if factors_M is not None:
+                for g in range(segment.n_batches):
+                    bank.rate_GM[g] = _scaled(rates_M, factors_M, batches.start + g)
+            segment.run(ranges, self._poll, loaded=stays)
+            tally.value_Mb[:, batches] = bank.value_GM.numpy().T
+            if self._penalised:
+                tally.square_Mb[:, batches] = bank.square_GM.numpy().T
+        self._loaded = True
+        return tally.epoch_loss()
 
     def _run_segments(
         self, rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None] | None
@@ -287,7 +351,9 @@ class Stack:
             stays = self._loaded and self._whole
             if not stays:
                 self._load(segment)
-            active = None if self._even else self._live_Mb[:, segment.batches].T.tolist()
+            active = None
+            if not self.tally.even:
+                active = self.tally.live_Mb[:, segment.batches].T.tolist()
             for g, program in enumerate(segment.programs):
                 if not stays:
                     self._gather(segment, g)
@@ -304,7 +370,7 @@ class Stack:
             self._note_values(segment)
         if self.recorder is not None:
             self.recorder.end_epoch()
-        return self._epoch_loss()
+        return self.tally.epoch_loss()
 
     def _gather(self, segment: _Segment, g: int) -> None:
         """Rows of X of batch g of the segment."""
@@ -322,73 +388,28 @@ class Stack:
         for s, member in enumerate(self._sources):
             rows = member.order.rows(min(first, self._n_rows[s]), min(stop, self._n_rows[s]))
             gather_tensor(self._targets[s], views.y_M[s], rows)
-        if not self._even:
-            self._load_weights(segment, first, stop)
+        if not self.tally.even:
+            self.tally.load(segment.bank, segment.batches, first)
         loss = self._jobs[0].network.loss
         loss.load_targets(views.T_MGKB, views.y_MGBT, views.r_MG1B, self._smoothing_M)
         self._loaded = True
 
     def _load_even_weights(self, segment: _Segment) -> None:
-        """Every row counts 1 / B, for good."""
+        """Weights that are the same in every epoch."""
+        if not self.tally.even:
+            return
         bank = segment.bank
         if segment.batches.stop == self._n_batches and self._tail < bank.batch:
-            first = segment.batches.start * self.batch
-            self._load_weights(segment, first, first + segment.n_batches * bank.batch)
-            return
-        bank.r_MG1B.fill_(1.0 / bank.batch)
-        decay_M1 = torch.as_tensor(self._penalty_M / bank.batch)[:, None]
-        bank.decay_MG.copy_(decay_M1.expand_as(bank.decay_MG))
-        share_M1 = bank.batch / self._n_rows[:, None]
-        self._set_factors(segment.batches, share_M1, self._penalty_M[:, None] / bank.batch)
-
-    def _load_weights(self, segment: _Segment, first: int, stop: int) -> None:
-        bank, used, n_sources = segment.bank, segment.n_batches, len(self._sources)
-        w_MGB = np.zeros((n_sources, used, bank.batch))
-        flat = w_MGB.reshape(n_sources, -1)
-        for s, member in enumerate(self._sources):
-            begin, end = min(first, self._n_rows[s]), min(stop, self._n_rows[s])
-            weights = member.order.weights(begin, end)
-            flat[s, : end - begin] = 1.0 if weights is None else weights
-        # from here on, what is one number a batch broadcasts from sources to models
-        S_MG = w_MGB.sum(2)
-        live = S_MG > 0
-        inverse = np.divide(1.0, S_MG, out=np.zeros_like(S_MG), where=live)
-        decay_MG = self._penalty_M[:, None] * inverse
-        segment.views.r_MG1B[:, :, 0].copy_(torch.from_numpy(w_MGB * inverse[:, :, None]))
-        bank.decay_MG[:, :used].copy_(torch.from_numpy(decay_MG))
-        starts = first + bank.batch * np.arange(used)
-        rows_MG = np.clip(self._n_rows[:, None] - starts, 0, bank.batch)
-        for slot, rows_M in zip(bank.slots, rows_MG.T.tolist(), strict=False):
-            slot.rows_M[:] = rows_M
-        self._live_Mb[:, segment.batches] = live
-        share_MG = np.where(live, rows_MG / self._n_rows[:, None], 0.0)
-        self._set_factors(segment.batches, share_MG, decay_MG)
+            self.tally.load(bank, segment.batches, segment.batches.start * self.batch)
+        else:
+            self.tally.load_even(bank, segment.batches)
 
     def _note_values(self, segment: _Segment) -> None:
         """Loss and |W|^2 of each batch of the segment, at the weights before its step."""
         views, loss = segment.views, self._jobs[0].network.loss
-        self._value_Mb[:, segment.batches] = loss.value(*views.in_memory).T
+        self.tally.value_Mb[:, segment.batches] = loss.value(*views.in_memory).T
         if self._penalised:
-            self._square_Mb[:, segment.batches] = views.square_GM.cpu().numpy().T
-
-    def _epoch_loss(self) -> np.ndarray:
-        """Mean over the batches, each weighed by its number of rows, as in scikit-learn.
-
-        A batch without weight has no loss; its rows do not count (scikit-learn fails there).
-        """
-        loss_M = np.vecdot(self._value_Mb, self._value_factor_Mb)
-        if self._penalised:
-            loss_M += np.vecdot(self._square_Mb, self._square_factor_Mb)
-        return loss_M if self._even else loss_M / self._share_Mb.sum(1)
-
-    def _set_factors(self, batches: slice, share: np.ndarray, decay: np.ndarray) -> None:
-        """Factors of a batch's data term and of its |W|^2 in the loss of the epoch.
-
-        ``share`` is rows of the batch / rows of the job, ``decay`` alpha / S.
-        """
-        self._share_Mb[:, batches] = share
-        self._value_factor_Mb[:, batches] = share * self._scale
-        self._square_factor_Mb[:, batches] = 0.5 * decay * share
+            self.tally.square_Mb[:, segment.batches] = views.square_GM.cpu().numpy().T
 
     # -- leaving -----------------------------------------------------------------------------
 
@@ -410,6 +431,17 @@ def rows_per_epoch(job: TrainJob) -> int:
 def planned_steps(job: TrainJob) -> int:
     """Steps of the whole training, if nothing stops it."""
     return job.train.max_epochs * -(-rows_per_epoch(job) // job.train.batch_size)
+
+
+def _ranges(models: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as ranges."""
+    ranges: list[tuple[int, int]] = []
+    for m in models:
+        if ranges and ranges[-1][1] == m:
+            ranges[-1] = (ranges[-1][0], m + 1)
+        else:
+            ranges.append((m, m + 1))
+    return ranges
 
 
 def _scaled(

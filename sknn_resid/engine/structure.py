@@ -58,11 +58,14 @@ def make_network(
     input_scale_M: Sequence[np.ndarray | None],
     statistics_MS: Tensor | None = None,
     watch: Watch | None = None,
+    *,
+    model_by_model: bool = False,
 ) -> AnyNetwork:
     """The stack's network of this structure.
 
     ``statistics_MS`` are means and variances to normalize with instead of those of each batch (for
-    a residual network with batch normalization); ``watch`` is shown what a step makes.
+    a residual network with batch normalization); ``watch`` is shown what a step makes;
+    ``model_by_model`` is for compiled steps of dense networks.
     """
     dropout_M = [train.dropout for train in train_M]
     if isinstance(spec, ResidualSpec):
@@ -78,4 +81,12 @@ def make_network(
             statistics_MS,
             watch,
         )
-    return StackedNetwork(spec, params_MP, batch_size, dropout_M, generators, watch)
+    return StackedNetwork(
+        spec,
+        params_MP,
+        batch_size,
+        dropout_M,
+        generators,
+        watch,
+        model_by_model=model_by_model,
+    )
