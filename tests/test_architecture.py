@@ -21,11 +21,13 @@ FLOORS = {
     # 0: the ground
     "_version": 0,
     "_sklearn_compat": 0,
+    "_native": 1,
     "_show_versions": 5,
     # 10: shared ground
     "_validation": 10,
     "_device": 10,
-    # 20 to 38: the engine; knows nothing of scikit-learn
+    # 19 to 38: the engine; knows nothing of scikit-learn
+    "engine.native": 19,
     "engine.kernels": 20,
     "engine.threads": 20,
     "engine.averaging": 20,
@@ -74,6 +76,8 @@ FLOORS = {
     "engine.residual_fitted": 30,
     "engine.trace": 30,
     "engine.validation": 31,
+    "engine.tally": 24,
+    "engine.compiled": 30,
     "engine.stack": 31,
     "engine.loop": 32,
     "engine.lbfgs": 32,

@@ -63,7 +63,7 @@ class CompiledBank:
     r_MG1B : Tensor
         Weight of each row, by source (`tally.WeightedBank`).
     decay_MG : Tensor of shape (M, G)
-    square_GM, value_GM : Tensor
+    square_GM, value_GM : ndarray
         |W|^2 (float of the network) and data term of the objective (float64) before each step.
     rows_SN : ndarray of int64, shape (S, G * B)
         Rows of X of all batches.
@@ -92,8 +92,8 @@ class CompiledBank:
 
         self.r_MG1B = zeros(G, S, 1, B).transpose(0, 1)
         self.decay_MG = zeros(M, G)
-        self.square_GM = zeros(G, M)
-        self.value_GM = torch.zeros((G, M), dtype=torch.float64)
+        square_GM, value_GM = zeros(G, M), torch.zeros((G, M), dtype=torch.float64)
+        self.square_GM, self.value_GM = square_GM.numpy(), value_GM.numpy()
         self.rows_SN = np.zeros((S, G * B), dtype=np.int64)
         self.count_SG = np.zeros((S, G), dtype=np.int64)
         self.rate_GM = np.zeros((G, M))
@@ -107,22 +107,25 @@ class CompiledBank:
             r_M1B=for_all(r_M1B) if S == 1 else r_M1B,
             Z_MKB=for_all(zeros(1, K, B)),
             decay_M1=self.decay_MG[:, :1],
-            square_M=self.square_GM[0],
-            value_M=self.value_GM[0],
+            square_M=square_GM[0],
+            value_M=value_GM[0],
         )
 
-    def advance(self, run: NativeRun) -> NativeRun:
-        """Tell the operations where the next batch finds what is its own."""
-        size = self.decay_MG.itemsize
-        run.advance(self.slot.r_M1B, self.r_MG1B.stride(1) * size)
-        run.advance(self.slot.decay_M1, size)
-        run.advance(self.slot.square_M, self.square_GM.stride(0) * size)
-        run.advance(self.value_GM, self.value_GM.stride(0) * self.value_GM.itemsize)
-        run.advance(self.rows_SN, self.batch * self.rows_SN.itemsize)
-        run.advance(self.count_SG, self.count_SG.itemsize)
-        run.advance(self.rate_GM, self.rate_GM.strides[0])
-        run.advance(self.live_GM, self.live_GM.strides[0])
-        return run
+    def advancing(self, run: NativeRun) -> NativeRun:
+        """The same operations, told where each batch finds what is its own."""
+        slot, size = self.slot, self.decay_MG.itemsize
+        return run.advancing(
+            [
+                (slot.r_M1B, self.r_MG1B.stride(1) * size),
+                (slot.decay_M1, size),
+                (slot.square_M, self.square_GM.strides[0]),
+                (self.value_GM, self.value_GM.strides[0]),
+                (self.rows_SN, self.batch * self.rows_SN.itemsize),
+                (self.count_SG, self.count_SG.itemsize),
+                (self.rate_GM, self.rate_GM.strides[0]),
+                (self.live_GM, self.live_GM.strides[0]),
+            ]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,14 +137,16 @@ class CompiledSegment:
     bank : CompiledBank
     batches : slice
         Which batches of the epoch they are.
-    whole, steps : NativeRun
-        Loading and training; training alone, where the rows lie in place already.
+    whole : NativeRun
+        Loading and training.
+    steps : NativeRun or None
+        Training alone, for a single batch whose rows lie in place already.
     """
 
     bank: CompiledBank
     batches: slice
     whole: NativeRun
-    steps: NativeRun
+    steps: NativeRun | None
 
     @property
     def n_batches(self) -> int:
@@ -149,19 +154,17 @@ class CompiledSegment:
 
     def load_rows(self, orders: Sequence[RowOrder], n_rows: Sequence[int], first: int) -> None:
         """Which rows each batch consists of; ``first`` is the place of the first in the epoch."""
-        bank = self.bank
-        stop = first + self.n_batches * bank.batch
-        starts = np.arange(first, stop, bank.batch)
+        rows_SN = self.bank.rows_SN
+        stop = first + rows_SN.shape[1]
         for s, (order, n) in enumerate(zip(orders, n_rows, strict=False)):
             begin, end = min(first, n), min(stop, n)
-            bank.rows_SN[s, : end - begin] = order.rows(begin, end)
-            bank.count_SG[s] = np.clip(n - starts, 0, bank.batch)
+            rows_SN[s, : end - begin] = order.rows(begin, end)
 
     def run(
         self, ranges: Sequence[tuple[int, int]], poll: Callable[[], None] | None, *, loaded: bool
     ) -> None:
         """Train these models on all batches."""
-        run = self.steps if loaded else self.whole
+        run = self.steps if loaded and self.steps is not None else self.whole
         for first in range(0, self.n_batches, BATCHES_PER_CALL):
             if poll is not None:
                 poll()
@@ -175,8 +178,10 @@ def compile_segment(
     features: Sequence[Features],
     targets: Sequence[Tensor],
     clip_M: Tensor | None,
+    n_rows: Sequence[int],
     batches: slice,
     batch: int,
+    first: int,
     *,
     penalised: bool,
 ) -> CompiledSegment:
@@ -191,10 +196,14 @@ def compile_segment(
         The jobs that rows, targets and weights come from, X and y of each.
     clip_M : Tensor of shape (M,) or None
         Largest norm of each model's gradient.
+    n_rows : sequence of int
+        Rows of each source that take part in an epoch.
     batches : slice
         Which batches of the epoch.
     batch : int
         Rows of each.
+    first : int
+        Place of the first of their rows in the epoch.
     penalised : bool
         Whether the L2 term belongs to the gradient.
     """
@@ -208,12 +217,10 @@ def compile_segment(
     if clip_M is not None:
         ops += network.bind_clipping(clip_M)
     ops.append(optimizer.compiled_step(bank.rate_GM[0], bank.live_GM[0]))
-    return CompiledSegment(
-        bank,
-        batches,
-        bank.advance(_one(native.join([*load, *ops]))),
-        bank.advance(_one(native.join(ops))),
-    )
+    steps = None
+    if batches == slice(0, 1):
+        steps = bank.advancing(_one(native.join(ops)))
+    return CompiledSegment(bank, batches, bank.advancing(_one(native.join([*load, *ops]))), steps)
 
 
 def _one(runs: Sequence[Callable[[], object]]) -> NativeRun:

@@ -5,9 +5,8 @@ times. Each function here *binds* one operation to its arrays once and returns a
 arguments, so that the step itself is a plain list of calls: no indexing, no allocation, no choice
 left to make. The choice of kernel is made here and nowhere else:
 
-* on the CPU in float32 or float64 by compiled code (`native`), where it was built: products by BLAS,
-  elementwise work by loops of our own, many operations in one call. What follows is for where it
-  was not:
+* on the CPU in float32 or float64 compiled code (`native`), where it was built: many operations in
+  one call, without the interpreter. What follows is for where it was not:
 * one model on the CPU in float32 or float64: 2-D products by ``numpy.dot`` (OpenBLAS). Measured
   against ``torch.mm`` (MKL) on an AMD processor it is 10 to 20 % faster at 200 x 64 x 100 and
   1024 x 256 x 256, in both precisions, and leaves the results on the same memory.

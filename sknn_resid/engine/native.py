@@ -13,7 +13,9 @@ and that form is taken. Both compute the same up to rounding.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, TypeAlias
 
@@ -27,17 +29,7 @@ Operand: TypeAlias = "Tensor | np.ndarray"
 
 N_SIZES, N_CONSTANTS, N_OPERANDS = 8, 4, 8
 # The same layout as ``struct instruction`` in _native/src/instruction.h.
-INSTRUCTION = np.dtype(
-    [
-        ("op", np.int32),
-        ("type", np.int32),
-        ("n", np.int64, N_SIZES),
-        ("x", np.float64, N_CONSTANTS),
-        ("at", np.uint64, N_OPERANDS),
-        ("step", np.int64, N_OPERANDS),
-        ("slot", np.int64, N_OPERANDS),
-    ]
-)
+_LINE = struct.Struct(f"=2i{N_SIZES}q{N_CONSTANTS}d{N_OPERANDS}Q{N_OPERANDS}q{N_OPERANDS}q")
 _TYPES = {torch.float32: 0, torch.float64: 1}
 _MOST = 2**31 - 1  # BLAS's sizes have 32 bits
 
@@ -88,9 +80,37 @@ class LossCode(IntEnum):
 
 def _module() -> Any:
     module = compiled("steps")
-    if module is not None and module.INSTRUCTION_BYTES != INSTRUCTION.itemsize:
+    if module is not None and _LINE.size != module.INSTRUCTION_BYTES:
         return None  # built from other sources than these
     return module
+
+
+@dataclass(slots=True)
+class _Line:
+    """One operation, in plain numbers: see ``struct instruction``."""
+
+    code: Code
+    type: int
+    n: list[int]
+    x: list[float]
+    at: list[int]
+    step: list[int]
+    slot: list[int]
+
+    def pack(self) -> bytes:
+        return _LINE.pack(
+            self.code,
+            self.type,
+            *_filled(self.n, N_SIZES),
+            *_filled(self.x, N_CONSTANTS),
+            *_filled(self.at, N_OPERANDS),
+            *_filled(self.step, N_OPERANDS),
+            *_filled(self.slot, N_OPERANDS),
+        )
+
+
+def _filled(numbers: Sequence[Any], size: int) -> list[Any]:
+    return [*numbers, *[0] * (size - len(numbers))]
 
 
 class NativeRun:
@@ -98,29 +118,32 @@ class NativeRun:
 
     Parameters
     ----------
-    table : ndarray of INSTRUCTION
+    lines : list of _Line
     n_models : int
     kept : list
-        Whose memory the table points to.
+        Whose memory the lines point to.
     """
 
-    __slots__ = ("_run", "kept", "n_models", "table")
+    __slots__ = ("_run", "_table", "kept", "lines", "n_models")
 
-    def __init__(self, table: np.ndarray, n_models: int, kept: list[object]) -> None:
+    def __init__(self, lines: list[_Line], n_models: int, kept: list[object]) -> None:
         self._run: Callable[..., None] = _module().run
-        self.table, self.n_models, self.kept = table, n_models, kept
+        self.lines, self.n_models, self.kept = lines, n_models, kept
+        self._table = b"".join([line.pack() for line in lines])
 
     def __call__(self) -> None:
-        self._run(self.table, 0, self.n_models, 0, 1)
+        self._run(self._table, 0, self.n_models, 0, 1)
 
     def slots(self, ranges: Sequence[tuple[int, int]], first: int, stop: int) -> None:
         """All operations for batches ``first`` to ``stop - 1``, for ranges of models in turn."""
         for begin, end in ranges:
-            self._run(self.table, begin, end, first, stop)
+            self._run(self._table, begin, end, first, stop)
 
-    def advance(self, operand: Operand, n_bytes: int) -> None:
-        """From one batch to the next this operand moves by so many bytes."""
-        self.table["slot"][self.table["at"] == _address(operand)] = n_bytes
+    def advancing(self, operands: Sequence[tuple[Operand, int]]) -> NativeRun:
+        """The same, with operands that move by so many bytes from one batch to the next."""
+        moves = {_address(operand): n_bytes for operand, n_bytes in operands}
+        lines = [replace(line, slot=[moves.get(at, 0) for at in line.at]) for line in self.lines]
+        return NativeRun(lines, self.n_models, self.kept)
 
 
 def available(*operands: Tensor) -> bool:
@@ -169,16 +192,18 @@ def bind_mixed(
 
     For callers that know that they can be had. ``kept`` is what the operands point to in turn.
     """
-    table = np.zeros(1, INSTRUCTION)
-    row = table[0]
     first = places[0]
     assert isinstance(first, Tensor)
-    row["op"], row["type"] = code, _TYPES[first.dtype]
-    row["n"][: len(sizes)] = sizes
-    row["x"][: len(constants)] = constants
-    row["at"][: len(places)] = [_address(place) for place in places]
-    row["step"][: len(places)] = [_step(place) for place in places]
-    return NativeRun(table, max(len(place) for place in places), [*places, *kept])
+    line = _Line(
+        code,
+        _TYPES[first.dtype],
+        list(sizes),
+        list(constants),
+        [_address(place) for place in places],
+        [_step(place) for place in places],
+        [],
+    )
+    return NativeRun([line], max(len(place) for place in places), [*places, *kept])
 
 
 def join(ops: Sequence[Callable[[], object]]) -> list[Callable[[], object]]:
@@ -201,25 +226,24 @@ def join(ops: Sequence[Callable[[], object]]) -> list[Callable[[], object]]:
 def _together(runs: Sequence[NativeRun]) -> list[NativeRun]:
     if len(runs) < 2:
         return list(runs)
-    table = _fused(np.concatenate([run.table for run in runs]))
-    return [NativeRun(table, runs[0].n_models, [place for run in runs for place in run.kept])]
+    lines = _fused([line for run in runs for line in run.lines])
+    return [NativeRun(lines, runs[0].n_models, [place for run in runs for place in run.kept])]
 
 
-def _fused(table: np.ndarray) -> np.ndarray:
+def _fused(lines: Sequence[_Line]) -> list[_Line]:
     """A bias and the activation that follows it in one pass over memory."""
-    first, second = table[:-1], table[1:]
-    pairs = (
-        (first["op"] == Code.ADD_ROW)
-        & (second["op"] == Code.ACTIVATE)
-        & (first["at"][:, 0] == second["at"][:, 0])
-    )
-    if not pairs.any():
-        return table
-    table = table.copy()
-    where = np.flatnonzero(pairs)
-    table["op"][where] = Code.ADD_ROW_ACTIVATE
-    table["n"][where, 2] = table["n"][where + 1, 1]
-    return np.delete(table, where + 1)
+    fused: list[_Line] = []
+    for line in lines:
+        last = fused[-1] if fused else None
+        if (
+            last is not None
+            and (last.code, line.code) == (Code.ADD_ROW, Code.ACTIVATE)
+            and last.at[0] == line.at[0]
+        ):
+            fused[-1] = replace(last, code=Code.ADD_ROW_ACTIVATE, n=[*last.n, line.n[1]])
+        else:
+            fused.append(line)
+    return fused
 
 
 def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> NativeRun | None:
@@ -274,7 +298,9 @@ def _leading(x_Mij: Tensor) -> tuple[int, int] | None:
 
 
 def _address(place: Operand) -> int:
-    return place.data_ptr() if isinstance(place, Tensor) else place.ctypes.data
+    if isinstance(place, Tensor):
+        return place.data_ptr()
+    return place.__array_interface__["data"][0]  # a tenth of what ``place.ctypes.data`` costs
 
 
 def _step(place: Operand) -> int:

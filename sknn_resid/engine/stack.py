@@ -236,8 +236,10 @@ class Stack:
                 self._features,
                 self._targets,
                 clip_M,
+                self._counts[: len(self._sources)],
                 batches,
                 rows,
+                batches.start * self.batch,
                 penalised=self._penalised,
             )
             for batches, rows in parts
@@ -334,9 +336,9 @@ class Stack:
                 for g in range(segment.n_batches):
                     bank.rate_GM[g] = _scaled(rates_M, factors_M, batches.start + g)
             segment.run(ranges, self._poll, loaded=stays)
-            tally.value_Mb[:, batches] = bank.value_GM.numpy().T
+            tally.value_Mb[:, batches] = bank.value_GM.T
             if self._penalised:
-                tally.square_Mb[:, batches] = bank.square_GM.numpy().T
+                tally.square_Mb[:, batches] = bank.square_GM.T
         self._loaded = True
         return tally.epoch_loss()
 
