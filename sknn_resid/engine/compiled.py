@@ -209,6 +209,8 @@ def compile_segment(
     """
     spec = network.spec
     bank = CompiledBank(spec, network.n_models, len(sources), batches.stop - batches.start, batch)
+    starts = first + batch * np.arange(bank.n_slots)
+    bank.count_SG[:] = np.clip(np.array(n_rows)[:, None] - starts, 0, batch)
     slot = bank.slot
     load = [_gather(bank, features), _targets(bank, spec.loss, sources, targets)]
     ops = network.bind(slot, penalised=penalised)

@@ -27,7 +27,7 @@ from sknn_resid._native import compiled
 
 Operand: TypeAlias = "Tensor | np.ndarray"
 
-N_SIZES, N_CONSTANTS, N_OPERANDS = 8, 4, 8
+N_SIZES, N_CONSTANTS, N_OPERANDS = 10, 4, 8
 # The same layout as ``struct instruction`` in _native/src/instruction.h.
 _LINE = struct.Struct(f"=2i{N_SIZES}q{N_CONSTANTS}d{N_OPERANDS}Q{N_OPERANDS}q{N_OPERANDS}q")
 _TYPES = {torch.float32: 0, torch.float64: 1}
@@ -64,6 +64,17 @@ class ActivationCode(IntEnum):
     RELU = 1
     LOGISTIC = 2
     TANH = 3
+
+
+class Bias(IntEnum):
+    """What is added to a product, in the order of ``enum bias``."""
+
+    NONE = 0
+    ROW = 1
+    COLUMN = 2
+
+
+_BIAS_OF = {Code.ADD_ROW: Bias.ROW, Code.ADD_COLUMN: Bias.COLUMN}
 
 
 class LossCode(IntEnum):
@@ -124,20 +135,21 @@ class NativeRun:
         Whose memory the lines point to.
     """
 
-    __slots__ = ("_run", "_table", "kept", "lines", "n_models")
+    __slots__ = ("_run", "_table", "_threads", "kept", "lines", "n_models")
 
     def __init__(self, lines: list[_Line], n_models: int, kept: list[object]) -> None:
         self._run: Callable[..., None] = _module().run
         self.lines, self.n_models, self.kept = lines, n_models, kept
+        self._threads = torch.get_num_threads() > 1
         self._table = b"".join([line.pack() for line in lines])
 
     def __call__(self) -> None:
-        self._run(self._table, 0, self.n_models, 0, 1)
+        self._run(self._table, 0, self.n_models, 0, 1, self._threads)
 
     def slots(self, ranges: Sequence[tuple[int, int]], first: int, stop: int) -> None:
         """All operations for batches ``first`` to ``stop - 1``, for ranges of models in turn."""
         for begin, end in ranges:
-            self._run(self._table, begin, end, first, stop)
+            self._run(self._table, begin, end, first, stop, self._threads)
 
     def advancing(self, operands: Sequence[tuple[Operand, int]]) -> NativeRun:
         """The same, with operands that move by so many bytes from one batch to the next."""
@@ -231,19 +243,30 @@ def _together(runs: Sequence[NativeRun]) -> list[NativeRun]:
 
 
 def _fused(lines: Sequence[_Line]) -> list[_Line]:
-    """A bias and the activation that follows it in one pass over memory."""
+    """A product, the bias added to it and the activation of both in one pass over memory."""
     fused: list[_Line] = []
     for line in lines:
-        last = fused[-1] if fused else None
-        if (
-            last is not None
-            and (last.code, line.code) == (Code.ADD_ROW, Code.ACTIVATE)
-            and last.at[0] == line.at[0]
-        ):
-            fused[-1] = replace(last, code=Code.ADD_ROW_ACTIVATE, n=[*last.n, line.n[1]])
-        else:
+        together = _pair(fused[-1], line) if fused else None
+        if together is None:
             fused.append(line)
+        else:
+            fused[-1] = together
     return fused
+
+
+def _pair(first: _Line, then: _Line) -> _Line | None:
+    """Both in one operation, if ``then`` goes on where ``first`` has written."""
+    if first.code is Code.MATMUL and first.at[2] == then.at[0] and not first.n[9]:
+        bare = first.n[8] == Bias.NONE
+        if then.code in _BIAS_OF and bare and first.n[5] == first.n[2]:
+            n = [*first.n[:8], _BIAS_OF[then.code], 0]
+            at, step = [*first.at, then.at[1]], [*first.step, then.step[1]]
+            return replace(first, n=n, at=at, step=step)
+        if then.code is Code.ACTIVATE and then.n[0] == first.n[0] * first.n[2]:
+            return replace(first, n=[*first.n[:9], then.n[1]])
+    if (first.code, then.code) == (Code.ADD_ROW, Code.ACTIVATE) and first.at[0] == then.at[0]:
+        return replace(first, code=Code.ADD_ROW_ACTIVATE, n=[*first.n, then.n[1]])
+    return None
 
 
 def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> NativeRun | None:
@@ -255,7 +278,7 @@ def matmul(a_Mij: Tensor, b_Mjk: Tensor, out_Mik: Tensor) -> NativeRun | None:
     if a is None or b is None or max(a[0], b[0], i * j, j * k, i * k) > _MOST:
         return None
     ldc = max(1, k, out_Mik.stride(1) if i > 1 else 1)
-    sizes = (i, j, k, a[0], b[0], ldc, a[1], b[1])
+    sizes = (i, j, k, a[0], b[0], ldc, a[1], b[1], Bias.NONE, ActivationCode.IDENTITY)
     return bind_mixed(Code.MATMUL, (a_Mij, b_Mjk, out_Mik), sizes)
 
 

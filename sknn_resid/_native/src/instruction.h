@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define N_SIZES 8
+#define N_SIZES 10
 #define N_CONSTANTS 4
 #define N_OPERANDS 8
 
@@ -23,19 +23,14 @@ struct instruction {
     int64_t slot[N_OPERANDS];  /* bytes from a batch to the next */
 };
 
-/* BLAS as scipy hands it on (column-major, 32-bit sizes). */
-typedef void (*sgemm_t)(char *, char *, int *, int *, int *, float *, float *, int *, float *, int *,
-                        float *, float *, int *);
-typedef void (*dgemm_t)(char *, char *, int *, int *, int *, double *, double *, int *, double *,
-                        int *, double *, double *, int *);
-
-struct blas {
-    sgemm_t sgemm;
-    dgemm_t dgemm;
+/* What all instructions of a call share. */
+struct context {
+    void *sgemm, *dgemm; /* BLAS as scipy hands it on: column-major, 32-bit sizes */
+    int threads;         /* whether BLAS may use several threads: then large products are its own */
 };
 
 typedef void (*operation)(const struct instruction *, int64_t model, int64_t batch,
-                          const struct blas *);
+                          const struct context *);
 
 enum op {
     OP_MATMUL,
@@ -58,6 +53,9 @@ enum op {
     OP_ADAM,
     N_OPS
 };
+
+/* A bias beside a product: along its columns (one number a column), or along its rows. */
+enum bias { NO_BIAS, ROW_BIAS, COLUMN_BIAS };
 
 enum activation { ACT_IDENTITY, ACT_RELU, ACT_LOGISTIC, ACT_TANH };
 

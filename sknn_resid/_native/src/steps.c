@@ -7,61 +7,25 @@
 #include "instruction.h"
 #include "levels.h"
 
-/* One copy of the operations for each number type and level of processor. */
-#define REAL float
-#define GEMM sgemm
-#define SQRT sqrtf
-#define NAME(f) f##_float_base
-#include "steps_type.inc"
-#undef NAME
-#ifdef HAS_LEVELS
-BEGIN_V3
-#define NAME(f) f##_float_v3
-#include "steps_type.inc"
-#undef NAME
-END_LEVEL
-BEGIN_V4
-#define NAME(f) f##_float_v4
-#include "steps_type.inc"
-#undef NAME
-END_LEVEL
-#endif
-#undef REAL
-#undef GEMM
-#undef SQRT
+/* From so many multiplications on BLAS shares a product out to its threads. */
+#define SHARED_PRODUCT 1e6
 
-#define REAL double
-#define GEMM dgemm
-#define SQRT sqrt
-#define NAME(f) f##_double_base
-#include "steps_type.inc"
-#undef NAME
-#ifdef HAS_LEVELS
-BEGIN_V3
-#define NAME(f) f##_double_v3
-#include "steps_type.inc"
-#undef NAME
-END_LEVEL
-BEGIN_V4
-#define NAME(f) f##_double_v4
-#include "steps_type.inc"
-#undef NAME
-END_LEVEL
-#endif
+#define KERNELS "steps_type.inc"
+#include "every_level.inc"
 
 #ifdef HAS_LEVELS
 static const operation *tables[3][2] = {
-    {operations_float_base, operations_double_base},
-    {operations_float_v3, operations_double_v3},
-    {operations_float_v4, operations_double_v4},
+    {operations_f32_base, operations_f64_base},
+    {operations_f32_v3, operations_f64_v3},
+    {operations_f32_v4, operations_f64_v4},
 };
 #else
-static const operation *tables[1][2] = {{operations_float_base, operations_double_base}};
+static const operation *tables[1][2] = {{operations_f32_base, operations_f64_base}};
 #endif
 
 /* Set once, when the module is made, and only read after that. */
 struct state {
-    struct blas blas;
+    void *sgemm, *dgemm;
     enum level level;
 };
 
@@ -73,13 +37,14 @@ static int valid(const struct instruction *table, Py_ssize_t n)
     return 1;
 }
 
-/* run(table, first model, stop, first batch, stop): every instruction of the table for each of
+/* run(table, first model, stop, first batch, stop, threads): every instruction of the table for each of
    these models and batches, all batches of one model before the next model. */
 static PyObject *run(PyObject *module, PyObject *args)
 {
     Py_buffer view;
     Py_ssize_t first, stop, first_batch, stop_batch;
-    if (!PyArg_ParseTuple(args, "y*nnnn", &view, &first, &stop, &first_batch, &stop_batch))
+    int threads;
+    if (!PyArg_ParseTuple(args, "y*nnnnp", &view, &first, &stop, &first_batch, &stop_batch, &threads))
         return NULL;
     const struct instruction *table = view.buf;
     const Py_ssize_t n = view.len / (Py_ssize_t)sizeof(struct instruction);
@@ -90,11 +55,12 @@ static PyObject *run(PyObject *module, PyObject *args)
     }
     const struct state *state = PyModule_GetState(module);
     const operation *const *by_type = tables[state->level];
+    const struct context context = {state->sgemm, state->dgemm, threads};
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t model = first; model < stop; model++)
         for (Py_ssize_t batch = first_batch; batch < stop_batch; batch++)
             for (Py_ssize_t i = 0; i < n; i++)
-                by_type[table[i].type][table[i].op](&table[i], model, batch, &state->blas);
+                by_type[table[i].type][table[i].op](&table[i], model, batch, &context);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&view);
     Py_RETURN_NONE;
@@ -136,9 +102,9 @@ static int fill(PyObject *module)
         return -1;
     }
     state->level = best_level();
-    state->blas.sgemm = (sgemm_t)blas_function("sgemm");
-    state->blas.dgemm = (dgemm_t)blas_function("dgemm");
-    if (state->blas.sgemm == NULL || state->blas.dgemm == NULL)
+    state->sgemm = blas_function("sgemm");
+    state->dgemm = blas_function("dgemm");
+    if (state->sgemm == NULL || state->dgemm == NULL)
         return -1;
     return PyModule_AddIntConstant(module, "INSTRUCTION_BYTES", sizeof(struct instruction));
 }
