@@ -22,8 +22,9 @@ from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.native import Code, NativeRun
 from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import StackOptimizer
-from sknn_resid.engine.slots import BatchSlot
+from sknn_resid.engine.slots import BatchSlot, max_rows_per_batch
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
+from sknn_resid.engine.tally import Tally
 
 # Batches between two looks at whether the training is to end: some milliseconds.
 BATCHES_PER_CALL = 32
@@ -129,6 +130,27 @@ class CompiledBank:
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """Where rows, targets and weights come from: for one model, or for all.
+
+    Attributes
+    ----------
+    job : TrainJob
+    order : RowOrder
+    X, y : Features, Tensor
+        As the steps read them.
+    n_rows : int
+        Rows that take part in an epoch.
+    """
+
+    job: TrainJob
+    order: RowOrder
+    X: Features
+    y: Tensor
+    n_rows: int
+
+
+@dataclass(frozen=True, eq=False)
 class CompiledSegment:
     """All batches of one length.
 
@@ -140,7 +162,7 @@ class CompiledSegment:
     whole : NativeRun
         Loading and training.
     steps : NativeRun or None
-        Training alone, for a single batch whose rows lie in place already.
+        Training alone, for a single batch of a single source: its rows may lie in place already.
     """
 
     bank: CompiledBank
@@ -148,81 +170,139 @@ class CompiledSegment:
     whole: NativeRun
     steps: NativeRun | None
 
-    @property
-    def n_batches(self) -> int:
-        return self.batches.stop - self.batches.start
-
-    def load_rows(self, orders: Sequence[RowOrder], n_rows: Sequence[int], first: int) -> None:
+    def load_rows(self, sources: Sequence[Source], first: int) -> None:
         """Which rows each batch consists of; ``first`` is the place of the first in the epoch."""
-        rows_SN = self.bank.rows_SN
-        stop = first + rows_SN.shape[1]
-        for s, (order, n) in enumerate(zip(orders, n_rows, strict=False)):
-            begin, end = min(first, n), min(stop, n)
-            rows_SN[s, : end - begin] = order.rows(begin, end)
+        stop = first + self.bank.rows_SN.shape[1]
+        for rows_N, source in zip(self.bank.rows_SN, sources, strict=True):
+            begin, end = min(first, source.n_rows), min(stop, source.n_rows)
+            rows_N[: end - begin] = source.order.rows(begin, end)
 
     def run(
         self, ranges: Sequence[tuple[int, int]], poll: Callable[[], None] | None, *, loaded: bool
     ) -> None:
         """Train these models on all batches."""
         run = self.steps if loaded and self.steps is not None else self.whole
-        for first in range(0, self.n_batches, BATCHES_PER_CALL):
+        n_batches = self.bank.n_slots
+        for first in range(0, n_batches, BATCHES_PER_CALL):
             if poll is not None:
                 poll()
-            run.slots(ranges, first, min(first + BATCHES_PER_CALL, self.n_batches))
+            run.slots(ranges, first, min(first + BATCHES_PER_CALL, n_batches))
 
 
-def compile_segment(
-    network: StackedNetwork,
-    optimizer: StackOptimizer,
-    sources: Sequence[TrainJob],
-    features: Sequence[Features],
-    targets: Sequence[Tensor],
-    clip_M: Tensor | None,
-    n_rows: Sequence[int],
-    batches: slice,
-    batch: int,
-    first: int,
-    *,
-    penalised: bool,
-) -> CompiledSegment:
-    """Bind all operations of these batches.
+class CompiledEpoch:
+    """Epochs of a stack: one segment for the full batches and one for a short last one.
 
     Parameters
     ----------
     network : StackedNetwork
         Bound model by model.
     optimizer : StackOptimizer
-    sources, features, targets : sequences
-        The jobs that rows, targets and weights come from, X and y of each.
+    tally : Tally
+        Told what each batch has lost.
+    sources : sequence of Source
+        One for all models, or one for each.
     clip_M : Tensor of shape (M,) or None
         Largest norm of each model's gradient.
-    n_rows : sequence of int
-        Rows of each source that take part in an epoch.
-    batches : slice
-        Which batches of the epoch.
     batch : int
-        Rows of each.
-    first : int
-        Place of the first of their rows in the epoch.
+        Rows of a full batch.
     penalised : bool
         Whether the L2 term belongs to the gradient.
     """
-    spec = network.spec
-    bank = CompiledBank(spec, network.n_models, len(sources), batches.stop - batches.start, batch)
-    starts = first + batch * np.arange(bank.n_slots)
-    bank.count_SG[:] = np.clip(np.array(n_rows)[:, None] - starts, 0, batch)
-    slot = bank.slot
-    load = [_gather(bank, features), _targets(bank, spec.loss, sources, targets)]
-    ops = network.bind(slot, penalised=penalised)
-    if penalised:
-        ops.insert(0, network.bind_penalty(slot.square_M))
-    if clip_M is not None:
-        ops += network.bind_clipping(clip_M)
-    ops.append(optimizer.compiled_step(bank.rate_GM[0], bank.live_GM[0]))
-    steps = None
-    if batches == slice(0, 1):
-        steps = bank.advancing(_one(native.join(ops)))
-    return CompiledSegment(bank, batches, bank.advancing(_one(native.join([*load, *ops]))), steps)
+
+    def __init__(
+        self,
+        network: StackedNetwork,
+        optimizer: StackOptimizer,
+        tally: Tally,
+        sources: Sequence[Source],
+        clip_M: Tensor | None,
+        batch: int,
+        *,
+        penalised: bool,
+    ) -> None:
+        self._network, self._optimizer, self._tally = network, optimizer, tally
+        self._sources, self._clip_M, self._penalised = sources, clip_M, penalised
+        self._batch = batch
+        n_batches, tail = max_rows_per_batch([source.n_rows for source in sources], batch)
+        n_full = n_batches - (tail < batch)
+        parts = [(slice(0, n_full), batch), (slice(n_full, n_batches), tail)]
+        self.segments = [
+            self._segment(batches, rows) for batches, rows in parts if batches.start < batches.stop
+        ]
+        if tally.even:
+            for segment in self.segments:
+                tally.load_even(segment.bank, segment.batches)
+
+    def _segment(self, batches: slice, rows: int) -> CompiledSegment:
+        network, sources = self._network, self._sources
+        bank = CompiledBank(
+            network.spec, network.n_models, len(sources), batches.stop - batches.start, rows
+        )
+        starts = batches.start * self._batch + rows * np.arange(bank.n_slots)
+        n_rows = np.array([source.n_rows for source in sources])
+        bank.count_SG[:] = np.clip(n_rows[:, None] - starts, 0, rows)
+        ops = network.bind(bank.slot, penalised=self._penalised)
+        if self._penalised:
+            ops.insert(0, network.bind_penalty(bank.slot.square_M))
+        if self._clip_M is not None:
+            ops += network.bind_clipping(self._clip_M)
+        ops.append(self._optimizer.compiled_step(bank.rate_GM[0], bank.live_GM[0]))
+        load = [_gather(bank, sources), _targets(bank, network.spec.loss, sources)]
+        steps = None
+        if batches == slice(0, 1) and len(sources) == 1:
+            steps = bank.advancing(_one(native.join(ops)))
+        whole = bank.advancing(_one(native.join([*load, *ops])))
+        return CompiledSegment(bank, batches, whole, steps)
+
+    def run(
+        self,
+        rates_M: Sequence[float],
+        factors_M: Sequence[np.ndarray | None] | None,
+        running: Sequence[int],
+        poll: Callable[[], None] | None,
+        *,
+        loaded: bool,
+    ) -> None:
+        """Train the models that are running for one epoch (see `stack.Stack.run_epoch`).
+
+        ``loaded``: the one batch that there is lies in place already.
+        """
+        ranges, tally = _ranges(running), self._tally
+        for segment in self.segments:
+            bank, batches = segment.bank, segment.batches
+            first = batches.start * self._batch
+            if not loaded:
+                segment.load_rows(self._sources, first)
+                if not tally.even:
+                    tally.load(bank, batches, first)
+                    bank.live_GM[:] = tally.live_Mb[:, batches].T
+            bank.rate_GM[:] = rates_M
+            if factors_M is not None:
+                for g in range(bank.n_slots):
+                    bank.rate_GM[g] = scaled(rates_M, factors_M, batches.start + g)
+            segment.run(ranges, poll, loaded=loaded)
+            tally.value_Mb[:, batches] = bank.value_GM.T
+            if self._penalised:
+                tally.square_Mb[:, batches] = bank.square_GM.T
+
+
+def scaled(rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None], k: int) -> list[float]:
+    """Learning rates at step k of the epoch."""
+    return [
+        rate if factors is None else rate * float(factors[min(k, len(factors) - 1)])
+        for rate, factors in zip(rates_M, factors_M, strict=True)
+    ]
+
+
+def _ranges(models: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending numbers as ranges."""
+    ranges: list[tuple[int, int]] = []
+    for m in models:
+        if ranges and ranges[-1][1] == m:
+            ranges[-1] = (ranges[-1][0], m + 1)
+        else:
+            ranges.append((m, m + 1))
+    return ranges
 
 
 def _one(runs: Sequence[Callable[[], object]]) -> NativeRun:
@@ -237,8 +317,8 @@ def _table(arrays: Sequence[Features]) -> np.ndarray:
     return np.array(places, dtype=np.uint64)
 
 
-def _gather(bank: CompiledBank, features: Sequence[Features]) -> NativeRun:
-    X_MBD = bank.slot.X_MBD
+def _gather(bank: CompiledBank, sources: Sequence[Source]) -> NativeRun:
+    X_MBD, features = bank.slot.X_MBD, [source.X for source in sources]
     assert isinstance(X_MBD, Tensor)
     width = X_MBD.shape[2]
     lengths = np.array([X.shape[0] for X in features], dtype=np.int64)
@@ -250,11 +330,9 @@ def _gather(bank: CompiledBank, features: Sequence[Features]) -> NativeRun:
     )
 
 
-def _targets(
-    bank: CompiledBank, loss: Loss, sources: Sequence[TrainJob], targets: Sequence[Tensor]
-) -> NativeRun:
-    slot = bank.slot
-    smoothing = np.array([job.train.label_smoothing * loss.smooths for job in sources])
+def _targets(bank: CompiledBank, loss: Loss, sources: Sequence[Source]) -> NativeRun:
+    slot, targets = bank.slot, [source.y.contiguous() for source in sources]
+    smoothing = [source.job.train.label_smoothing * loss.smooths for source in sources]
     lengths = np.array([len(y) for y in targets], dtype=np.int64)
     return native.bind_mixed(
         Code.TARGET_CODES if loss.codes else Code.TARGET_REALS,
@@ -264,7 +342,7 @@ def _targets(
             _table(targets),
             bank.rows_SN,
             bank.count_SG,
-            smoothing,
+            np.array(smoothing, dtype=np.float64),
             lengths,
         ],
         slot.T_MKB.shape[1:],

@@ -114,8 +114,9 @@ def affine(x_Mij: Tensor, W_Mjk: Tensor, b_Mk: Tensor, out_Mik: Tensor) -> list[
     torch adds the bias of a single model in bfloat16 or on a GPU on the way: half a pass less.
     """
     M, i, k = out_Mik.shape
-    tiny = i * k * x_Mij.shape[2] < TINY_PRODUCT and not native.available(x_Mij, W_Mjk, out_Mik)
-    if M == 1 and (tiny or not numpy_speaks(out_Mik)):
+    tiny = i * k * x_Mij.shape[2] < TINY_PRODUCT
+    compiled = native.available(x_Mij, W_Mjk, out_Mik)  # adds the bias on the way as well
+    if M == 1 and not compiled and (tiny or not numpy_speaks(out_Mik)):
         return [partial(torch.addmm, b_Mk[0], x_Mij[0], W_Mjk[0], out=out_Mik[0])]
     return [matmul(x_Mij, W_Mjk, out_Mik), add_row(out_Mik, b_Mk)]
 

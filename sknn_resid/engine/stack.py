@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sknn_resid.engine import native
 from sknn_resid.engine.averaging import AverageState, StackAverage
-from sknn_resid.engine.compiled import CompiledSegment, compile_segment, compiles
+from sknn_resid.engine.compiled import CompiledEpoch, Source, compiles, scaled
 from sknn_resid.engine.data import Features, RowOrder, as_tensor, is_mapped
 from sknn_resid.engine.gradient_flow import FlowRecorder
 from sknn_resid.engine.job import TrainJob, target_tensor
@@ -103,7 +103,7 @@ class Stack:
         self._jobs = jobs
         first = jobs[0]
         self.batch = max(min(job.train.batch_size, job.data.n_rows) for job in jobs)
-        self._compiled = compiles(jobs)
+        in_one = compiles(jobs)  # every operation of a step is native
         self.network = make_network(
             first.network,
             torch.stack([member.params_P for member in members]),
@@ -111,7 +111,7 @@ class Stack:
             [job.train for job in jobs],
             [member.generator for member in members],
             [job.input_scale for job in jobs],
-            model_by_model=self._compiled,
+            model_by_model=in_one,
         )
         self.params_M = list(self.network.params_MP)  # one view a model
         self._orders = [member.order for member in members]
@@ -126,7 +126,7 @@ class Stack:
         # memory costs as much as that saves, unless one gathering serves many models or steps.
         self._with_ones = (
             len(jobs) > 1
-            and not self._compiled
+            and not in_one
             and isinstance(first.network, NetworkSpec)
             and first.network.n_hidden > 0
             and first.network.product_dtype == first.network.dtype
@@ -165,10 +165,10 @@ class Stack:
                 [member.job.train.label_smoothing for member in self._sources],
                 dtype=first.network.dtype,
             ).to(first.device)
-        self._targets = [target_tensor(member.job).contiguous() for member in self._sources]
+        self._targets = [target_tensor(member.job) for member in self._sources]
         self._features = _features_on_device([member.job for member in self._sources])
-        self._compiled_segments = self._compile_segments() if self._compiled else []
-        self._segments = [] if self._compiled else self._make_segments()
+        self.compiled = self._compile() if in_one else None
+        self._segments = [] if in_one else self._make_segments()
         self._loaded = False
         self.recorder: FlowRecorder | None = None
         if first.train.record_flow:
@@ -222,33 +222,23 @@ class Stack:
             self._load_even_weights(segment)
         return segments
 
-    def _compile_segments(self) -> list[CompiledSegment]:
-        """One for the full batches and one for a short last one."""
+    def _compile(self) -> CompiledEpoch:
         assert isinstance(self.network, StackedNetwork)
-        clip_M = self._clip_norms() if self._jobs[0].train.clip_norm is not None else None
-        n_full = self._n_batches - (self._tail < self.batch)
-        parts = [(slice(0, n_full), self.batch), (slice(n_full, self._n_batches), self._tail)]
-        segments = [
-            compile_segment(
-                self.network,
-                self.optimizer,
-                [member.job for member in self._sources],
-                self._features,
-                self._targets,
-                clip_M,
-                self._counts[: len(self._sources)],
-                batches,
-                rows,
-                batches.start * self.batch,
-                penalised=self._penalised,
-            )
-            for batches, rows in parts
-            if batches.start < batches.stop
-        ]
-        if self.tally.even:
-            for segment in segments:
-                self.tally.load_even(segment.bank, segment.batches)
-        return segments
+        clipped = self._jobs[0].train.clip_norm is not None
+        return CompiledEpoch(
+            self.network,
+            self.optimizer,
+            self.tally,
+            [
+                Source(member.job, member.order, X, y, n)
+                for member, X, y, n in zip(
+                    self._sources, self._features, self._targets, self._counts, strict=False
+                )
+            ],
+            self._clip_norms() if clipped else None,
+            self.batch,
+            penalised=self._penalised,
+        )
 
     def _clip_norms(self) -> Tensor:
         first = self._jobs[0]
@@ -311,36 +301,12 @@ class Stack:
                 self._orders[m].next_epoch()
         # A diverging model overflows; the loss tells, numpy need not warn of it as well.
         with np.errstate(all="ignore"):
-            if self._compiled:
-                return self._run_compiled(rates_M, factors_M, running)
+            if self.compiled is not None:
+                loaded = self._loaded and self._whole
+                self.compiled.run(rates_M, factors_M, running, self._poll, loaded=loaded)
+                self._loaded = True
+                return self.tally.epoch_loss()
             return self._run_segments(rates_M, factors_M)
-
-    def _run_compiled(
-        self,
-        rates_M: Sequence[float],
-        factors_M: Sequence[np.ndarray | None] | None,
-        running: Sequence[int],
-    ) -> np.ndarray:
-        stays = self._loaded and self._whole
-        ranges, tally = _ranges(running), self.tally
-        for segment in self._compiled_segments:
-            bank, batches = segment.bank, segment.batches
-            first = batches.start * self.batch
-            if not stays:
-                segment.load_rows(self._orders, self._counts, first)
-                if not tally.even:
-                    tally.load(bank, batches, first)
-                    bank.live_GM[:] = tally.live_Mb[:, batches].T
-            bank.rate_GM[:] = rates_M
-            if factors_M is not None:
-                for g in range(segment.n_batches):
-                    bank.rate_GM[g] = _scaled(rates_M, factors_M, batches.start + g)
-            segment.run(ranges, self._poll, loaded=stays)
-            tally.value_Mb[:, batches] = bank.value_GM.T
-            if self._penalised:
-                tally.square_Mb[:, batches] = bank.square_GM.T
-        self._loaded = True
-        return tally.epoch_loss()
 
     def _run_segments(
         self, rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None] | None
@@ -363,7 +329,7 @@ class Stack:
                     op()
                 rates = rates_M
                 if factors_M is not None:
-                    rates = _scaled(rates_M, factors_M, segment.batches.start + g)
+                    rates = scaled(rates_M, factors_M, segment.batches.start + g)
                 step(rates, None if active is None else active[g])
                 if self.recorder is not None:
                     self.recorder.after_update(segment.batches.start + g)
@@ -433,27 +399,6 @@ def rows_per_epoch(job: TrainJob) -> int:
 def planned_steps(job: TrainJob) -> int:
     """Steps of the whole training, if nothing stops it."""
     return job.train.max_epochs * -(-rows_per_epoch(job) // job.train.batch_size)
-
-
-def _ranges(models: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending numbers as ranges."""
-    ranges: list[tuple[int, int]] = []
-    for m in models:
-        if ranges and ranges[-1][1] == m:
-            ranges[-1] = (ranges[-1][0], m + 1)
-        else:
-            ranges.append((m, m + 1))
-    return ranges
-
-
-def _scaled(
-    rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None], k: int
-) -> list[float]:
-    """Learning rates at step k of the epoch."""
-    return [
-        rate if factors is None else rate * float(factors[min(k, len(factors) - 1)])
-        for rate, factors in zip(rates_M, factors_M, strict=True)
-    ]
 
 
 def _features_on_device(jobs: Sequence[TrainJob]) -> list[Features]:

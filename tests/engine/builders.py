@@ -16,7 +16,7 @@ import scipy.special as special
 import torch
 import torch.nn.functional as F
 
-from sknn_resid.engine import activations, losses
+from sknn_resid.engine import activations, losses, native
 from sknn_resid.engine.data import TrainingData
 from sknn_resid.engine.job import TrainJob
 from sknn_resid.engine.layout import Layout
@@ -417,18 +417,45 @@ def make_job(
     )
 
 
+def leave_out_compiled(monkeypatch) -> None:
+    """From here on, work as where the compiled parts were not built."""
+    monkeypatch.setattr(native, "_module", lambda: None)
+
+
 class Recorder:
-    """Stands in for the optimizer: keeps each gradient and moves nothing."""
+    """Keeps each gradient of a stack, which must be trained with learning rates of 0.
+
+    It stands in for the optimizer; compiled batches, of which the update is a part, are carried out
+    one by one.
+    """
 
     def __init__(self, stack: Stack) -> None:
         self._grads_MP = stack.network.grads_MP
         self.gradients: list[np.ndarray] = []
         self.active: list[list[bool]] = []
+        stack.optimizer = self
+        if stack.compiled is not None:
+            stack.compiled.segments = [_Observed(part, self) for part in stack.compiled.segments]
 
     def step(self, rates, active) -> None:
         n_models = len(self._grads_MP)
         self.gradients.append(self._grads_MP.double().numpy().copy())
         self.active.append([True] * n_models if active is None else list(active))
+
+
+class _Observed:
+    """A compiled segment whose gradients are recorded batch by batch."""
+
+    def __init__(self, segment, recorder: Recorder) -> None:
+        self._segment, self._recorder = segment, recorder
+        self.bank, self.batches = segment.bank, segment.batches
+        self.load_rows = segment.load_rows
+
+    def run(self, ranges, poll, *, loaded: bool) -> None:
+        assert not self.bank.rate_GM.any()
+        for g in range(self.bank.n_slots):
+            (self._segment.steps if loaded else self._segment.whole).slots(ranges, g, g + 1)
+            self._recorder.step(None, self.bank.live_GM[g].astype(bool))
 
 
 def stack_gradients(jobs: list[TrainJob]) -> tuple[list[list[np.ndarray]], np.ndarray]:
@@ -439,7 +466,6 @@ def stack_gradients(jobs: list[TrainJob]) -> tuple[list[list[np.ndarray]], np.nd
     """
     stack = Stack([new_member(job) for job in jobs])
     recorder = Recorder(stack)
-    stack.optimizer = recorder
     loss_M = stack.run_epoch([0.0] * len(jobs), [None] * len(jobs), range(len(jobs)))
     layout = Layout(jobs[0].network.layer_sizes)
     steps = list(zip(recorder.gradients, recorder.active, strict=True))

@@ -266,7 +266,6 @@ def stack_gradients(jobs):
     """Gradient of every live batch of every model, and the losses of the epoch."""
     stack = Stack([new_member(job) for job in jobs])
     recorder = Recorder(stack)
-    stack.optimizer = recorder
     loss_M = stack.run_epoch([0.0] * len(jobs), [None] * len(jobs), range(len(jobs)))
     steps = list(zip(recorder.gradients, recorder.active, strict=True))
     by_model = [[g_MP[m] for g_MP, active in steps if active[m]] for m in range(len(jobs))]

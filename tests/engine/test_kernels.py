@@ -1,8 +1,8 @@
 """Bound operations: every kernel that may be chosen gives the same product.
 
 Which kernel runs depends on device, dtype, stack size and shape. What an accelerator would run
-(torch throughout) is run here on the CPU by making ``numpy_speaks`` say no, so that those branches
-are tested on a machine without one.
+(torch throughout) is run here on the CPU by making ``numpy_speaks`` say no, and what runs without a
+compiler by leaving out what was compiled.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from engine.builders import leave_out_compiled
 from engine.test_stack_equals_solo import assert_same, make_data, make_job
 
 from sknn_resid.engine import kernels
@@ -23,11 +24,18 @@ SHAPES = [(1, 9, 5), (3, 9, 5), (16, 9, 5), (17, 9, 5), (9, 30, 40), (90, 50, 80
 SHAPES += [(8, 1, 5), (7, 6, 401)]
 
 
-@pytest.fixture(params=[True, False], ids=["numpy", "torch only"])
+def torch_only(monkeypatch):
+    leave_out_compiled(monkeypatch)
+    monkeypatch.setattr(kernels, "numpy_speaks", lambda tensor: False)
+
+
+@pytest.fixture(params=["compiled", "numpy", "torch only"])
 def numpy_allowed(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(kernels, "numpy_speaks", lambda tensor: False)
-    return request.param
+    if request.param == "numpy":
+        leave_out_compiled(monkeypatch)
+    if request.param == "torch only":
+        torch_only(monkeypatch)
+    return request.param != "torch only"
 
 
 def run(ops):
@@ -156,6 +164,6 @@ def test_training_with_torch_only(monkeypatch, n_models, loss):
         return [make_job(m, X, y, loss, 3, kind=OptimizerKind.ADAM) for m in range(n_models)]
 
     expected = run_jobs(jobs())
-    monkeypatch.setattr(kernels, "numpy_speaks", lambda tensor: False)
+    torch_only(monkeypatch)
     for mine, theirs in zip(run_jobs(jobs()), expected, strict=True):
         assert_same(mine, theirs)

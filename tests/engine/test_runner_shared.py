@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from engine.builders import leave_out_compiled
 from engine.test_stack_equals_solo import (
     LOSSES,
     N_ROWS,
@@ -184,6 +185,7 @@ def test_torch_only(monkeypatch):
     from sknn_resid.engine import kernels
 
     expected = run_jobs(restarted(candidates(5, weighted=True)))
+    leave_out_compiled(monkeypatch)
     monkeypatch.setattr(kernels, "numpy_speaks", lambda tensor: False)
     results = run_jobs(restarted(candidates(5, weighted=True)))
     for mine, theirs in zip(results, expected, strict=True):

@@ -110,7 +110,7 @@ def test_each_model_gets_scikit_learns_batches(sizes, weighted, max_slots, spars
         for seed, (n, weight) in enumerate(zip(sizes, weights, strict=True))
     ]
     stack = Stack([new_member(job) for job in jobs])
-    stack.optimizer = recorder = Recorder(stack)
+    recorder = Recorder(stack)
     streams = [np.random.RandomState(seed) for seed in range(len(sizes))]
     orders = [np.arange(n) for n in sizes]
     for _ in range(3):
@@ -140,7 +140,7 @@ def test_one_batch_of_a_private_stream_draws_nothing():
     for shared in (False, True):
         job = replace(revealing_job(5, 5, 0, sparse=False), rng_is_shared=shared)
         stack = Stack([new_member(job)])
-        stack.optimizer = Recorder(stack)
+        Recorder(stack)
         stack.run_epoch([0.0], [None], [0])
         moved = job.rng.randint(1 << 30) != np.random.RandomState(0).randint(1 << 30)
         assert moved == shared
@@ -149,7 +149,7 @@ def test_one_batch_of_a_private_stream_draws_nothing():
 def test_models_that_have_stopped_draw_nothing():
     jobs = [revealing_job(12, 5, seed, sparse=False) for seed in range(3)]
     stack = Stack([new_member(job) for job in jobs])
-    stack.optimizer = Recorder(stack)
+    Recorder(stack)
     stack.run_epoch([0.0] * 3, [None] * 3, [0, 2])
     fresh = [np.random.RandomState(seed).randint(1 << 30) for seed in range(3)]
     moved = [job.rng.randint(1 << 30) != first for job, first in zip(jobs, fresh, strict=True)]

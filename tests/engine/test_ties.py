@@ -89,7 +89,7 @@ def test_gradients_by_autograd(name, stack):
     """d/dw of a network that is written with one number in several places, penalty included."""
     jobs = [tied_job(TIES[name], m) for m in stack]
     together = Stack([new_member(job) for job in jobs])
-    together.optimizer = recorder = Recorder(together)
+    recorder = Recorder(together)
     together.run_epoch([0.0] * len(jobs), [None] * len(jobs), range(len(jobs)))
     for at, (m, job) in enumerate(zip(stack, jobs, strict=True)):
         problem = make_problem("tanh", "softmax", 2, widths=(5, 4))
@@ -139,7 +139,7 @@ def test_the_gradient_is_the_sum_over_the_places(name):
     gradients = []
     for one in (job, untied):
         stack = Stack([new_member(one)])
-        stack.optimizer = recorder = Recorder(stack)
+        recorder = Recorder(stack)
         stack.run_epoch([0.0], [None], range(1))
         gradients.append(recorder.gradients[0][0])
     ours, _ = TiedLayout(sizes, TIES[name]).unpack(gradients[0])
@@ -189,7 +189,7 @@ def test_low_precision(dtype, product, bound):
     gradients = []
     for types in ({}, {"dtype": dtype, "product_dtype": product}):
         stack = Stack([new_member(tied_job(TIES["both"], 0, **types))])
-        stack.optimizer = recorder = Recorder(stack)
+        recorder = Recorder(stack)
         stack.run_epoch([0.0], [None], range(1))
         gradients.append(recorder.gradients[0][0])
     assert 0 < relative_error(gradients[1], gradients[0]) < bound
