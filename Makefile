@@ -15,6 +15,9 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # array API checks.
 TEST_ENV := $(ONE_THREAD) SCIPY_ARRAY_API=1 MPLBACKEND=Agg
 
+# What is built where a C compiler is at hand; a change of it is built anew.
+NATIVE := setup.py $(wildcard sknn_resid/_native/src/*)
+
 .PHONY: help demo test lint format docs bench clean
 
 help:
@@ -58,23 +61,24 @@ $(VENV)/stamp-venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/stamp-test: pyproject.toml constraints.txt $(VENV)/stamp-venv
+$(VENV)/stamp-test: pyproject.toml constraints.txt $(NATIVE) $(VENV)/stamp-venv
 	$(PIP) -e '.[test,plot,images,distributed]'
 	@touch $@
 
-$(VENV)/stamp-lint: pyproject.toml constraints.txt $(VENV)/stamp-venv
+$(VENV)/stamp-lint: pyproject.toml constraints.txt $(NATIVE) $(VENV)/stamp-venv
 	$(PIP) -e '.[lint,test]'
 	@touch $@
 
-$(VENV)/stamp-docs: pyproject.toml constraints.txt $(VENV)/stamp-venv
+$(VENV)/stamp-docs: pyproject.toml constraints.txt $(NATIVE) $(VENV)/stamp-venv
 	$(PIP) -e '.[docs]'
 	@touch $@
 
-$(VENV)/stamp-benchmark: pyproject.toml constraints.txt $(VENV)/stamp-venv
+$(VENV)/stamp-benchmark: pyproject.toml constraints.txt $(NATIVE) $(VENV)/stamp-venv
 	$(PIP) -e '.[benchmark]'
 	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build examples/output
+	rm -f sknn_resid/_native/*.so sknn_resid/_native/*.pyd
 	rm -rf .pytest_cache .ruff_cache .mypy_cache
 	find sknn_resid tests benchmarks examples docs -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 
+from sknn_resid._native import PARTS, compiled
 from sknn_resid._version import __version__
 
 # Distribution names of what the package uses, in the order in which they are printed.
@@ -37,6 +38,7 @@ def show_versions() -> None:
     sections = {
         "System": _system(),
         "Python packages": {"sknn-resid": __version__} | packages,
+        "Compiled parts": _compiled_parts(),
         "torch": _torch(),
     }
     for title, facts in sections.items():
@@ -65,6 +67,12 @@ def _version_of(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _compiled_parts() -> dict[str, str]:
+    steps = compiled("steps")
+    found = {part: "not built, or left out" if compiled(part) is None else "built" for part in PARTS}
+    return found | {"instructions": "none" if steps is None else steps.level()}
 
 
 def _torch() -> dict[str, str]:

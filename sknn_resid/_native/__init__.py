@@ -11,6 +11,7 @@ import os
 from functools import cache
 from types import ModuleType
 
+PARTS = ("steps", "forward", "least_squares")
 
 @cache
 def compiled(name: str) -> ModuleType | None:

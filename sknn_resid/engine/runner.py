@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from sknn_resid.engine.alike import Likeness, likenesses
+from sknn_resid.engine.compiled import compiles
 from sknn_resid.engine.history import StopReason
 from sknn_resid.engine.job import Outcome, TrainJob, TrainResult
 from sknn_resid.engine.lbfgs import minimise
@@ -23,10 +24,10 @@ from sknn_resid.engine.spec import OptimizerKind
 from sknn_resid.engine.threads import SINGLE_THREAD_FLOPS, training_threads
 from sknn_resid.engine.workers import Interrupt, available_threads, run_all
 
-# Work of a step from which on a thread beside another pays. Between two calls of a step a thread
-# needs the interpreter; one that finds it taken sleeps, and waking took 16 microseconds. Speed of
-# two threads over one, on two busy cores: 0.75 at 2e7 (iris), 0.86 at 8e7, 0.7 to 1.2 at 1.3e8
-# (digits), 1.25 at 5e8.
+# Work of a step from which on a thread beside another pays, where steps are not compiled. Between
+# two calls of such a step a thread needs the interpreter; one that finds it taken sleeps, and waking
+# took 16 microseconds. Speed of two threads over one, on two busy cores: 0.75 at 2e7 (iris), 0.86
+# at 8e7, 0.7 to 1.2 at 1.3e8 (digits), 1.25 at 5e8. Compiled steps let the interpreter go.
 THREAD_FLOPS = 4e8
 
 
@@ -107,7 +108,8 @@ def _train_at_once(
     on_cpu = all(like.job.device.type == "cpu" for like in likes)
     n_workers = available_threads() if on_cpu and len(likes) > 1 else 1
     stacks = plan_stacks(likes, n_workers)
-    if n_workers > 1 and max(stack.flops for stack in stacks) < THREAD_FLOPS:
+    in_python = not all(compiles([like.job]) for like in likes)
+    if n_workers > 1 and in_python and max(stack.flops for stack in stacks) < THREAD_FLOPS:
         n_workers = 1
         stacks = plan_stacks(likes, n_workers)
     if len(stacks) < n_workers and stacks[0].flops_of_a_model >= SINGLE_THREAD_FLOPS:
