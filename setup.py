@@ -16,7 +16,7 @@ HEADERS = [str(path) for pattern in ("*.h", "*.inc") for path in sorted(SOURCES.
 FLAGS = (
     ["/O2"]
     if sys.platform == "win32"
-    else ["-O3", "-std=c11", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
+    else ["-O3", "-std=c11", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-g0"]
 )
 
 
@@ -35,5 +35,5 @@ def compiled(name: str) -> Extension:
 
 setup(
     ext_modules=[compiled(path.stem) for path in sorted(SOURCES.glob("*.c"))],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}, "build_ext": {"parallel": True}},
 )
