@@ -15,6 +15,7 @@ import scipy.sparse
 import torch
 
 from sknn_resid.engine.alike import Likeness
+from sknn_resid.engine.compiled import compiles
 from sknn_resid.engine.job import TrainJob
 from sknn_resid.engine.losses import CallableLoss
 from sknn_resid.engine.spec import OptimizerKind, stack_key
@@ -95,7 +96,8 @@ def models_per_stack(job: TrainJob) -> int:
 def _bytes(job: TrainJob) -> int:
     """Memory of one model: activations and deltas; parameters, gradients and two moments."""
     network = job.network
-    per_row = numbers_per_row(network)
+    # Compiled steps go through one model after another, all of them in the same scratch memory.
+    per_row = 0 if compiles([job]) else numbers_per_row(network)
     if job.device.type != "cpu":
         per_row += job.data.n_features
     return network.dtype.itemsize * (_batch_rows(job) * per_row + 4 * layout_of(network).n_params)
