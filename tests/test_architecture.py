@@ -23,6 +23,7 @@ FLOORS = {
     "_sklearn_compat": 0,
     "_show_versions": 5,
     # 10: shared ground
+    "_native": 10,
     "_validation": 10,
     "_device": 10,
     # 20 to 38: the engine; knows nothing of scikit-learn
@@ -180,6 +181,7 @@ FLOORS = {
     "neural_network._residual_regressor": 60,
     "neural_network._resnet_classifier": 60,
     # 40 to 46: pure kernels of the linear models; no scikit-learn, no torch
+    "linear_model._compiled": 40,
     "linear_model._words": 40,
     "linear_model._gram": 41,
     "linear_model._system": 42,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import _compiled
 from ._words import Slices, add, compress, cut, slice_bits, two_prod, two_sum, word_count
 
 BITS = 21
@@ -77,13 +78,18 @@ def gram(
     shift, y_shift : ndarray
         Any finite values; near the means they save bits.
     slices : int
-        1 to 6.
+        1 to 6. The result may have more bits than these give.
 
     Returns
     -------
     Gram
     """
     q, t = 1 + X.shape[1], Y.shape[1]
+    n_rows = len(X) if sample_weight is None else int(np.count_nonzero(sample_weight))
+    if slices in (2, 3):
+        words = _compiled.sums(X, Y, sample_weight, shift, y_shift)
+        if words is not None:
+            return _joint(n_rows, shift, y_shift, words, 3)
     # Few targets are columns like the others: one product less, at the price of a larger one.
     joint = 0 < t <= max(4, q // 16)
     xx, xy, yy = _Sum(), _Sum(), _Sum()
@@ -95,15 +101,20 @@ def gram(
                 xy.add(s, _general(a, wy, s))
                 yy.add(s, _elementwise(y, wy, s))
     count = word_count(slices)
-    n_rows = len(X) if sample_weight is None else int(np.count_nonzero(sample_weight))
     products = compress(xx.terms(), count)
     if joint:
-        squares = products[:, q:, q:].diagonal(axis1=1, axis2=2)
-        return Gram(
-            n_rows, shift, y_shift, products[:, :q, :q], products[:, :q, q:], squares, slices
-        )
+        return _joint(n_rows, shift, y_shift, products, slices)
     sides = compress(xy.terms(), count), compress(yy.terms(), count)
     return Gram(n_rows, shift, y_shift, products, *sides, slices)
+
+
+def _joint(
+    n_rows: int, shift: np.ndarray, y_shift: np.ndarray, products: np.ndarray, slices: int
+) -> Gram:
+    """From the products of columns and targets beside each other."""
+    q = 1 + len(shift)
+    squares = products[:, q:, q:].diagonal(axis1=1, axis2=2)
+    return Gram(n_rows, shift, y_shift, products[:, :q, :q], products[:, :q, q:], squares, slices)
 
 
 def merge(a: Gram, b: Gram) -> Gram:
@@ -137,6 +148,10 @@ def choose_shifts(
     shift : ndarray of shape (n_features,)
     y_shift : ndarray of shape (n_targets,)
     """
+    if sample_weight is None:
+        quickly = _compiled.shifts(X, Y)
+        if quickly is not None:
+            return quickly[: X.shape[1]], quickly[X.shape[1] :]
     if sample_weight is not None:
         present = np.flatnonzero(sample_weight)
         some = present[:: max(1, len(present) // 64)]
