@@ -60,6 +60,41 @@ class Based(NamedTuple):
     growth: float
 
 
+def finite(X: np.ndarray) -> bool | None:
+    """Whether all numbers of a float64 array of one or two axes are finite."""
+    if KERNELS is None:
+        return None
+    return KERNELS.finite(X if X.ndim == 2 else X[:, None])
+
+
+def rows(
+    X: np.ndarray,
+    Y: np.ndarray,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    basis: np.ndarray,
+    shift: np.ndarray,
+    f: np.ndarray,
+    reach: np.ndarray,
+    sample_weight: np.ndarray | None,
+) -> tuple[bool, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Residuals, leverages at one penalty, and leave-one-out residuals, in one pass over the rows.
+
+    Returns
+    -------
+    well : bool
+        Whether the residuals, and what follows from them, are as good as they look.
+    residuals : ndarray of shape (n_samples, n_targets)
+    leverage : ndarray of shape (n_samples, 1)
+    loo_residuals : ndarray of shape (n_samples, n_targets)
+    """
+    if KERNELS is None or len(f) > WIDEST or Y.shape[1] > WIDEST:
+        return None
+    found = np.empty(Y.shape), np.empty((len(X), 1)), np.empty(Y.shape)
+    well = KERNELS.rows(X, Y, coef, intercept, basis, shift, f, reach, sample_weight, *found)
+    return well, *found
+
+
 def shifts(X: np.ndarray, Y: np.ndarray) -> np.ndarray | None:
     """Shifts of columns and targets, shape (n_features + n_targets,)."""
     if KERNELS is None or X.shape[1] > WIDEST_SHIFTS or Y.shape[1] > WIDEST_SHIFTS:

@@ -85,11 +85,10 @@ def gram(
     Gram
     """
     q, t = 1 + X.shape[1], Y.shape[1]
-    n_rows = len(X) if sample_weight is None else int(np.count_nonzero(sample_weight))
-    if slices in (2, 3):
-        words = _compiled.sums(X, Y, sample_weight, shift, y_shift)
-        if words is not None:
-            return _joint(n_rows, shift, y_shift, words, 3)
+    n_rows = _count(X, sample_weight)
+    quickly = small_gram(X, Y, sample_weight, shift, y_shift) if slices in (2, 3) else None
+    if quickly is not None:
+        return quickly
     # Few targets are columns like the others: one product less, at the price of a larger one.
     joint = 0 < t <= max(4, q // 16)
     xx, xy, yy = _Sum(), _Sum(), _Sum()
@@ -106,6 +105,27 @@ def gram(
         return _joint(n_rows, shift, y_shift, products, slices)
     sides = compress(xy.terms(), count), compress(yy.terms(), count)
     return Gram(n_rows, shift, y_shift, products, *sides, slices)
+
+
+def small_gram(
+    X: np.ndarray,
+    Y: np.ndarray,
+    sample_weight: np.ndarray | None,
+    shift: np.ndarray,
+    y_shift: np.ndarray,
+) -> Gram | None:
+    """As :func:`gram` with the bits of three slices or more; None where slices are the way.
+
+    All squares are in the range of float64.
+    """
+    words = _compiled.sums(X, Y, sample_weight, shift, y_shift)
+    if words is None:
+        return None
+    return _joint(_count(X, sample_weight), shift, y_shift, words, 3)
+
+
+def _count(X: np.ndarray, sample_weight: np.ndarray | None) -> int:
+    return len(X) if sample_weight is None else int(np.count_nonzero(sample_weight))
 
 
 def _joint(

@@ -70,17 +70,18 @@ static void choose_level(void)
 #include "least_squares_small.h"
 
 static PyMethodDef methods[] = {
-    {"shifts", shifts, METH_VARARGS, "Shifts that keep means from costing bits."},
-    {"sums", sums, METH_VARARGS, "Sums of products in two words."},
-    {"cut", cut, METH_VARARGS, "Columns cut in two for exact products."},
-    {"centre", centre, METH_VARARGS, "Centred sums of products, if they are harmless."},
-    {"eigh", eigh, METH_VARARGS, "Eigenvalues and vectors of a small symmetric matrix."},
-    {"basis", basis, METH_VARARGS, "Basis, coordinates and residual sums."},
-    {"solve", solve, METH_VARARGS, "Coefficients by one step, if it suffices."},
-    {"covariance", covariance, METH_VARARGS, "Covariance by one step, if it suffices."},
-    {"rows", rows, METH_VARARGS, "Residuals, leverages, leave-one-out residuals."},
-    {"skeleton", skeleton, METH_VARARGS, "Columns of which the others are mixtures."},
-    {"loo", loo, METH_VARARGS, "Squared leave-one-out errors of all penalties."},
+    {"finite", call_finite, METH_VARARGS, "Whether all numbers are finite."},
+    {"shifts", call_shifts, METH_VARARGS, "Shifts that keep means from costing bits."},
+    {"sums", call_sums, METH_VARARGS, "Sums of products in two words."},
+    {"cut", call_cut, METH_VARARGS, "Columns cut in two for exact products."},
+    {"centre", call_centre, METH_VARARGS, "Centred sums of products, if they are harmless."},
+    {"eigh", call_eigh, METH_VARARGS, "Eigenvalues and vectors of a small symmetric matrix."},
+    {"basis", call_basis, METH_VARARGS, "Basis, coordinates and residual sums."},
+    {"solve", call_solve, METH_VARARGS, "Coefficients by one step, if it suffices."},
+    {"covariance", call_covariance, METH_VARARGS, "Covariance by one step, if it suffices."},
+    {"rows", call_rows, METH_VARARGS, "Residuals, leverages, leave-one-out residuals."},
+    {"skeleton", call_skeleton, METH_VARARGS, "Columns of which the others are mixtures."},
+    {"loo", call_loo, METH_VARARGS, "Squared leave-one-out errors of all penalties."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,5 +1,35 @@
 /* Passes over the rows: shifts, sums of products, slices, statistics, leave-one-out. */
 
+/* finite(X): whether all numbers of a matrix are. Times 0 is 0, but for what is not finite. */
+static PyObject *call_finite(PyObject *self, PyObject *args)
+{
+    array a[1];
+    int held = hold_all(args, "r2", a);
+    if (held < 0)
+        return NULL;
+    double found = 0.0;
+    Py_BEGIN_ALLOW_THREADS
+    int whole = PyBuffer_IsContiguous(&a->view, 'A'), turned = a->s[0] < a->s[1];
+    ptrdiff_t lines = whole ? 1 : a->n[turned], length = whole ? a->n[0] * a->n[1] : a->n[!turned];
+    ptrdiff_t step = whole ? 1 : a->s[!turned], next = a->s[turned];
+    for (ptrdiff_t i = 0; i < lines; i++) {
+        const double *x = a->data + i * next;
+        double sum = 0.0;
+        if (step == 1) {
+#pragma omp simd reduction(+ : sum)
+            for (ptrdiff_t j = 0; j < length; j++)
+                sum += x[j] * 0.0;
+        } else {
+            for (ptrdiff_t j = 0; j < length; j++)
+                sum += x[j * step] * 0.0;
+        }
+        found += sum;
+    }
+    Py_END_ALLOW_THREADS
+    release(a, held);
+    return PyBool_FromLong(found == 0.0);
+}
+
 /* shifts(X, Y, found): see choose_shifts in linear_model/_gram.py; no weights. */
 static void shifts_of(const array *X, double *found)
 {
@@ -22,7 +52,7 @@ static void shifts_of(const array *X, double *found)
     }
 }
 
-static PyObject *shifts(PyObject *self, PyObject *args)
+static PyObject *call_shifts(PyObject *self, PyObject *args)
 {
     array a[3];
     int held = hold_all(args, "r2r2w1", a);
@@ -61,7 +91,7 @@ static int pack_words(const array *X, ptrdiff_t first, ptrdiff_t count, const do
 /* sums(X, Y, w or None, shift, y_shift, out): out (2, m, m) becomes A' W A in two words, for
    A = [1, X - shift, Y - y_shift]. Rows of weight 0 add nothing. Returns whether the squares are in
    the range where products have their rounding errors to the last bit that counts. */
-static PyObject *sums(PyObject *self, PyObject *args)
+static PyObject *call_sums(PyObject *self, PyObject *args)
 {
     array a[6];
     int held = hold_all(args, "r2r2n1r1r1w3", a);
@@ -115,7 +145,7 @@ static PyObject *sums(PyObject *self, PyObject *args)
 /* cut(X, Y, shift, y_shift, piece, rest, sum, bits): A = [1, X - shift, Y - y_shift], (n, m), as
    piece + rest, with piece rounded to `bits` bits below each column's largest entry, and
    sum = piece + A. */
-static PyObject *cut(PyObject *self, PyObject *args)
+static PyObject *call_cut(PyObject *self, PyObject *args)
 {
     array a[7];
     int held = hold_all(args, "r2r2r1r1w2w2w2", a);
@@ -163,18 +193,19 @@ static PyObject *cut(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* rows(X, Y, coef, intercept, basis, shift, f, w or None, plain, h, without): residuals (n, t),
-   leverages (n, 1) and leave-one-out residuals (n, t) at one penalty. */
-static PyObject *rows(PyObject *self, PyObject *args)
+/* rows(X, Y, coef, intercept, basis, shift, f, reach, w or None, plain, h, without): residuals
+   (n, t), leverages (n, 1) and leave-one-out residuals (n, t) at one penalty. Returns whether the
+   residuals of all targets are of a size, beside their reach, that float64 gives well. */
+static PyObject *call_rows(PyObject *self, PyObject *args)
 {
-    array a[11];
-    int held = hold_all(args, "r2r2r2r1r2r1r1n1w2w2w2", a);
+    array a[12];
+    int held = hold_all(args, "r2r2r2r1r2r1r1r1n1w2w2w2", a);
     if (held < 0)
         return NULL;
     ptrdiff_t n = a[0].n[0], p = a[0].n[1], t = a[1].n[1], k = a[4].n[1];
     if (a[1].n[0] != n || !has_shape(a + 2, t, p, -1) || a[3].n[0] != t || a[4].n[0] != 1 + p
-        || a[5].n[0] != p || a[6].n[0] != k || !has_shape(a + 7, n, -1, -1)
-        || !has_shape(a + 8, n, t, -1) || !has_shape(a + 9, n, 1, -1) || !has_shape(a + 10, n, t, -1)
+        || a[5].n[0] != p || a[6].n[0] != k || a[7].n[0] != t || !has_shape(a + 8, n, -1, -1)
+        || !has_shape(a + 9, n, t, -1) || !has_shape(a + 10, n, 1, -1) || !has_shape(a + 11, n, t, -1)
         || !is_dense(a + 5) || !is_dense(a + 6))
         return refuse(a, held);
     ptrdiff_t most = k > t ? k : t;
@@ -185,7 +216,7 @@ static PyObject *rows(PyObject *self, PyObject *args)
     }
     double *panel = memory, *U = panel + p * ROWS, *y = U + most * ROWS, *w = y + t * ROWS;
     double *Bt = w + ROWS, *B0 = Bt + k * p, *coef = B0 + k, *start = coef + t * p;
-    int shifted = 0;
+    int shifted = 0, well = 1;
     Py_BEGIN_ALLOW_THREADS
     for (ptrdiff_t j = 0; j < p; j++)
         shifted |= a[5].data[j] != 0.0;
@@ -201,23 +232,29 @@ static PyObject *rows(PyObject *self, PyObject *args)
         ptrdiff_t count = n - first < ROWS ? n - first : ROWS;
         pack_panel(a, first, count, a[5].data, panel);
         pack_panel(a + 1, first, count, NULL, y);
-        for (ptrdiff_t r = 0; r < count && a[7].data != NULL; r++)
-            w[r] = a[7].data[(first + r) * a[7].s[0]];
+        for (ptrdiff_t r = 0; r < count && a[8].data != NULL; r++)
+            w[r] = a[8].data[(first + r) * a[8].s[0]];
         for (ptrdiff_t r = count; r < ROWS; r++)
             w[r] = 0.0;
-        AT_LEVEL(row_block, (&d, panel, y, a[7].data ? w : NULL, count, U, a[8].data + first * t,
-                             a[9].data + first, a[10].data + first * t));
+        AT_LEVEL(row_block, (&d, panel, y, a[8].data ? w : NULL, count, U, a[9].data + first * t,
+                             a[10].data + first, a[11].data + first * t));
+    }
+    for (ptrdiff_t c = 0; c < t; c++) {
+        double sum = 0.0;
+        for (ptrdiff_t i = 0; i < n; i++)
+            sum += a[9].data[i * t + c] * a[9].data[i * t + c];
+        well &= sqrt(sum / (double)(n > 1 ? n : 1)) > 0x1p-12 * a[7].data[c * a[7].s[0]];
     }
     Py_END_ALLOW_THREADS
     free(memory);
     release(a, held);
-    Py_RETURN_NONE;
+    return PyBool_FromLong(well);
 }
 
 /* loo(X, Y, w or None, basis, shift, y_shift, z, whole, columns or None, mix or None, kept or None,
    plain, weighted or None): sums of squared leave-one-out errors (a, t) for all penalties; kept
    (width, n) becomes what leverages follow from. Returns whether all leverages were clear of 1. */
-static PyObject *loo(PyObject *self, PyObject *args)
+static PyObject *call_loo(PyObject *self, PyObject *args)
 {
     array a[13];
     int held = hold_all(args, "r2r2n1r2r1r1r2r2n2n2m2w2m2", a);

@@ -47,7 +47,7 @@ static int rotated(double *A, ptrdiff_t p, double *h, double *V)
     return 0;
 }
 
-static PyObject *eigh(PyObject *self, PyObject *args)
+static PyObject *call_eigh(PyObject *self, PyObject *args)
 {
     array a[3];
     int held = hold_all(args, "r2w1w2", a);
@@ -146,7 +146,7 @@ static ptrdiff_t mixtures(const array *F, double tolerance, double *columns, dou
     return r;
 }
 
-static PyObject *skeleton(PyObject *self, PyObject *args)
+static PyObject *call_skeleton(PyObject *self, PyObject *args)
 {
     array a[3];
     int held = hold_all(args, "r2w1w1", a);

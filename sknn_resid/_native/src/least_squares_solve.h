@@ -75,7 +75,7 @@ static int centred(array *a, int intercept)
     return 1;
 }
 
-static PyObject *centre(PyObject *self, PyObject *args)
+static PyObject *call_centre(PyObject *self, PyObject *args)
 {
     array a[10];
     int held = hold_all(args, "r3r3r2w2w2w1w1w1w1w1", a);
@@ -142,7 +142,7 @@ static double based(array *a, double total, int intercept)
     return growth;
 }
 
-static PyObject *basis(PyObject *self, PyObject *args)
+static PyObject *call_basis(PyObject *self, PyObject *args)
 {
     array a[11];
     int held = hold_all(args, "r2r1r1r2r1r1r1w2w1w2w1", a);
@@ -288,7 +288,7 @@ static int solved(struct step *s, array *a, const double *norms, int own, double
 /* solve(xx, xy, yy, B, f, alpha, norms, scale, shift, y_shift, b, c, rss, size, rate, error): one
    step; b (2, t, p) and c (2, t) in two words, residual sums and the norms of their terms. norms
    and scale are those of the q unknowns, p or 1 + p. Returns whether the last digits are certain. */
-static PyObject *solve(PyObject *self, PyObject *args)
+static PyObject *call_solve(PyObject *self, PyObject *args)
 {
     array a[14];
     int held = hold_all(args, "r3r3r2r2r2r1r1r1r1r1w3w2w1w1", a);
@@ -405,7 +405,7 @@ static int inverted(struct step *s, const double *norms, int moved, double rate,
 
 /* covariance(xx, B, norms, scale, shift, out, rate, error): inverse (q, q) of the sums of the
    unknowns, in the user's coordinates. Returns whether the last digits are certain. */
-static PyObject *covariance(PyObject *self, PyObject *args)
+static PyObject *call_covariance(PyObject *self, PyObject *args)
 {
     array a[6];
     int held = hold_all(args, "r3r2r1r1r1w2", a);
