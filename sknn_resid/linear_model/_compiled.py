@@ -22,7 +22,9 @@ MOST_WORK = 2**21
 WIDEST = 128  # columns up to which a step in words is sooner done here than by slices
 WIDEST_SHIFTS = 256  # columns up to which reading them one by one is no loss
 JACOBI = 8  # columns up to which rotations are faster than the call of a library
-MOST_TARGETS = 8  # leave-one-out: with more, products of matrices are all of it
+# Leave-one-out: directions up to which its products keep up with BLAS; with many targets they are
+# the smaller part. And targets up to which its memory is small.
+WIDEST_LOO, MANY_TARGETS, MOST_TARGETS = 256, 8, 256
 
 
 class Centred(NamedTuple):
@@ -119,6 +121,75 @@ def sums(
     if not KERNELS.sums(X, Y, sample_weight, shift, y_shift, found):
         return None  # out of the range where products have their rounding errors
     return found
+
+
+def cut_in_two(
+    X: np.ndarray,
+    Y: np.ndarray,
+    shift: np.ndarray,
+    y_shift: np.ndarray,
+    bits: int,
+    memory: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Two slices of [1, X - shift, Y - y_shift], and the first one plus the whole.
+
+    ``memory`` of at least 3 n m numbers holds them: fresh memory for each block of rows costs as
+    much as the arithmetic.
+    """
+    if KERNELS is None:
+        return None
+    n, m = len(X), 1 + X.shape[1] + Y.shape[1]
+    piece, rest, both = memory[: 3 * n * m].reshape(3, n, m)
+    KERNELS.cut(X, Y, shift, y_shift, piece, rest, both, bits)
+    return piece, rest, both
+
+
+def skeleton(F: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray] | bool | None:
+    """Columns of F and a matrix with ``F = columns @ mix``; False where that would be no gain."""
+    if KERNELS is None or F.shape[1] > WIDEST:
+        return None
+    columns, mix = np.empty(F.size), np.empty(F.shape[1] ** 2)
+    rank = KERNELS.skeleton(F, columns, mix, tolerance)
+    if rank < 1:
+        return False
+    a, k = F.shape
+    return columns[: a * rank].reshape(a, rank), mix[: rank * k].reshape(rank, k)
+
+
+def loo(
+    X: np.ndarray,
+    Y: np.ndarray,
+    sample_weight: np.ndarray | None,
+    basis: np.ndarray,
+    shifts: tuple[np.ndarray, np.ndarray],
+    z: np.ndarray,
+    F: np.ndarray,
+    skeleton: tuple[np.ndarray, np.ndarray] | None,
+    kept: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, bool] | None:
+    """Sums of squared leave-one-out errors; see :func:`~._loo.loo_pass`.
+
+    Returns
+    -------
+    weighted, plain : ndarray of shape (n_alphas, n_targets)
+        NaN or infinite where a row has no leave-one-out prediction.
+    clear : bool
+        Whether ``kept`` has been filled in: all leverages are clear of 1.
+    """
+    t = Y.shape[1]
+    if KERNELS is None or t > MOST_TARGETS or (F.shape[1] > WIDEST_LOO and t < MANY_TARGETS):
+        return None
+    plain = np.empty((len(F), t))
+    weighted = None
+    if sample_weight is not None:
+        if not sample_weight.all():  # rows that are no rows
+            return None
+        weighted = np.empty_like(plain)
+    columns, mix = (None, None) if skeleton is None else skeleton
+    clear = KERNELS.loo(
+        X, Y, sample_weight, basis, *shifts, z, F, columns, mix, kept, plain, weighted
+    )
+    return plain if weighted is None else weighted, plain, clear
 
 
 def centre(

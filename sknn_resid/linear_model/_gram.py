@@ -78,7 +78,7 @@ def gram(
     shift, y_shift : ndarray
         Any finite values; near the means they save bits.
     slices : int
-        1 to 6. The result may have more bits than these give.
+        1 to 6.
 
     Returns
     -------
@@ -86,11 +86,10 @@ def gram(
     """
     q, t = 1 + X.shape[1], Y.shape[1]
     n_rows = _count(X, sample_weight)
-    quickly = small_gram(X, Y, sample_weight, shift, y_shift) if slices in (2, 3) else None
-    if quickly is not None:
-        return quickly
     # Few targets are columns like the others: one product less, at the price of a larger one.
     joint = 0 < t <= max(4, q // 16)
+    if joint and slices == 2 and sample_weight is None and _compiled.KERNELS is not None:
+        return _two_slices(X, Y, shift, y_shift)
     xx, xy, yy = _Sum(), _Sum(), _Sum()
     for a, y, weighted in _blocks(X, Y, sample_weight, shift, y_shift, slices, joint):
         wa, wy = (None, y) if weighted is None else weighted
@@ -105,6 +104,29 @@ def gram(
         return _joint(n_rows, shift, y_shift, products, slices)
     sides = compress(xy.terms(), count), compress(yy.terms(), count)
     return Gram(n_rows, shift, y_shift, products, *sides, slices)
+
+
+def _two_slices(X: np.ndarray, Y: np.ndarray, shift: np.ndarray, y_shift: np.ndarray) -> Gram:
+    """The usual case of :func:`gram`, with blocks of rows cut in one pass and no fresh memory."""
+    n, m = len(X), 1 + X.shape[1] + Y.shape[1]
+    step = _rows_of_a_block(X.shape[1], 2)
+    memory, xx = np.empty(3 * min(step, n) * m), _Sum()
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        found = _compiled.cut_in_two(X[part], Y[part], shift, y_shift, BITS, memory)
+        assert found is not None
+        piece, rest, both = found
+        # A'A = P'P + (M'R + R'M) / 2 with A = P + R and M = P + A, both symmetric.
+        xx.add(0, piece.T @ piece)
+        half = both.T @ rest
+        half *= 0.5
+        xx.add(1, half + half.T)
+    return _joint(n, shift, y_shift, compress(xx.terms(), 2), 2)
+
+
+def _rows_of_a_block(p: int, slices: int) -> int:
+    largest = MAX_ROWS if slices > 1 else 4 * MAX_ROWS
+    return int(np.clip(2**19 // max(1, p), 256, largest))
 
 
 def small_gram(
@@ -264,8 +286,7 @@ def _blocks(X, Y, sample_weight, shift, y_shift, slices, joint):
     ``joint`` puts the targets behind the columns of A, and yields None for them.
     """
     n, p = X.shape
-    largest = MAX_ROWS if slices > 1 else 4 * MAX_ROWS
-    step = int(np.clip(2**19 // max(1, p), 256, largest))
+    step = _rows_of_a_block(p, slices)
     rows = None
     if sample_weight is not None and not np.all(sample_weight):
         rows = np.flatnonzero(sample_weight)
