@@ -1,10 +1,10 @@
-"""The compiled kernels, called with numpy arrays: each function returns None where they do not serve.
+"""The compiled kernels, called with numpy arrays; None where they do not serve.
 
 They serve problems whose time in numpy is that of its calls, hundreds of them, and what numpy can
 only do in several passes over memory. The caller has the same in numpy, which is the way where the
-kernels were not built, and what the tests hold them to. Sums here are in two words too, but by exact
-products and sums of single numbers (Ogita, Rump & Oishi 2005, SIAM J. Sci. Comput. 26(6)), not by
-slices; they have the bits of three slices or more.
+kernels were not built, and what the tests hold them to. Sums here are in two words too, but by
+exact products and sums of single numbers (Ogita, Rump & Oishi 2005, SIAM J. Sci. Comput. 26(6)),
+not by slices; they have the bits of three slices or more.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def solve(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | bool | None:
     """One step; see :func:`~._quick.solve_quickly`. False where the last digits are not certain.
 
-    ``error`` is what the sums may lack, relative to their terms; negative if that need not be shown.
+    ``error`` is what the sums may lack, relative to their terms; negative if it does not matter.
     """
     p, t = len(shifts[0]), len(alpha)
     if KERNELS is None or p > WIDEST:
@@ -270,7 +270,7 @@ def based(
     p, t = centred.xy.shape
     k = p + fit_intercept
     found = np.empty((1 + p, k)), np.empty(k), np.empty((k, t)), np.empty(t)
-    xx, xy, yy, mean, y_mean, norms, _ = centred
+    _, xy, yy, mean, y_mean, norms, _ = centred
     growth = KERNELS.basis(
         vectors, values, mean, xy, y_mean, yy, norms, *found, total, fit_intercept
     )

@@ -324,7 +324,10 @@ def solve_quickly(
         c, lost = _moved(user[:, :, 0], b, sums)
         # That of the shifted columns is a part of the intercept, and near 0 by the choice of shift.
         reference[0] = np.abs(c[0]) * scale[0]
-    if not (np.isfinite(words).all() and quick.certain(x, remainder, f, LAST / lost, reference, quick.rate)):
+    if not (
+        np.isfinite(words).all()
+        and quick.certain(x, remainder, f, LAST / lost, reference, quick.rate)
+    ):
         return None
     # |y - A x|^2 = y'y - x'(g + alpha P x), because the equations hold.
     terms = [*sums.yy, *-dot(words.transpose(0, 2, 1), g.transpose(0, 2, 1), 2)]
@@ -400,6 +403,8 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
         whole[0] = whole[:, 0] = cross[0] * scale[0]
         whole[0, 0] = float(variance[0]) * scale[0] ** 2
         reference[0] = reference[:, 0] = np.abs(whole[0])
-    if not (np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost, reference, rate)):
+    if not (
+        np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost, reference, rate)
+    ):
         return None
     return whole / scale / scale[:, None]
