@@ -24,7 +24,6 @@ FLOORS = {
     "_native": 0,
     "_show_versions": 5,
     # 10: shared ground
-    "_native": 10,
     "_validation": 10,
     "_device": 10,
     # 20 to 38: the engine; knows nothing of scikit-learn

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from linear_model import exact_oracle as oracle
+from sklearn.base import clone
 
 from sknn_resid import OLS, Ridge, RidgeCV
 from sknn_resid.linear_model import _compiled
@@ -312,17 +313,14 @@ def test_a_skeleton_gives_the_table_back(spread):
 @pytest.mark.parametrize("size", [(16, 6, 1), (200, 20, 2), (900, 50, 1)])
 def test_models_say_the_same_without_the_kernels(numpy_only, model, size):
     X, Y, _ = _rows(*size, offset=1.0)
-    numbers = []
+    names = ["coef_", "intercept_", "standard_errors_", "p_values_", "leverage_", "rss_"]
 
-    def fit():
-        fitted = type(model)(**model.get_params()).fit(X, Y)
-        names = ["coef_", "intercept_", "standard_errors_", "p_values_", "leverage_", "rss_"]
-        return [np.asarray(getattr(fitted, name)) for name in names] + [
-            fitted.confidence_interval()
-        ]
+    def said():
+        fitted = clone(model).fit(X, Y)
+        found = [np.asarray(getattr(fitted, name)) for name in names]
+        return [*found, fitted.confidence_interval()]
 
-    numbers = zip(fit(), numpy_only(fit), strict=True)
-    for found, expected in numbers:
+    for found, expected in zip(said(), numpy_only(said), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
