@@ -265,9 +265,9 @@ def based(
     values: np.ndarray, vectors: np.ndarray, centred: Centred, total: float, fit_intercept: bool
 ) -> Based | None:
     """Basis, singular values, coordinates of targets and residual sums."""
-    if KERNELS is None:
-        return None
     p, t = centred.xy.shape
+    if KERNELS is None or p > WIDEST:  # as for what it follows from
+        return None
     k = p + fit_intercept
     found = np.empty((1 + p, k)), np.empty(k), np.empty((k, t)), np.empty(t)
     _, xy, yy, mean, y_mean, norms, _ = centred

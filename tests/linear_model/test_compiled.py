@@ -310,7 +310,7 @@ def test_a_skeleton_gives_the_table_back(spread):
 @pytest.mark.parametrize(
     "model", [OLS(), Ridge(2.0), RidgeCV(ALPHAS)], ids=lambda m: type(m).__name__
 )
-@pytest.mark.parametrize("size", [(16, 6, 1), (200, 20, 2), (900, 50, 1)])
+@pytest.mark.parametrize("size", [(16, 6, 1), (200, 20, 2), (900, 50, 1), (700, 150, 9)])
 def test_models_say_the_same_without_the_kernels(numpy_only, model, size):
     X, Y, _ = _rows(*size, offset=1.0)
     names = ["coef_", "intercept_", "standard_errors_", "p_values_", "leverage_", "rss_"]
