@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine import bound
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.newton_schulz import bind_steps, orthogonalize
 from sknn_resid.engine.residual_layout import MatrixRun
@@ -222,12 +223,34 @@ class _AdamRule:
         on_cpu = self._params.device.type == "cpu"
         self._set_t = self._t.numpy().fill if on_cpu else self._t.fill_
         self._kernels: dict[tuple[int | None, int | None], Callable[..., object]] = {}
+        self._compiled: dict[
+            tuple[int | None, int | None], Callable[[float, float], object] | None
+        ] = {}
+
+    def _bind_compiled(
+        self, rows: slice, spec: OptimizerSpec
+    ) -> Callable[[float, float], object] | None:
+        """The same as one compiled call for all rows, of the step and of what decay leaves.
+
+        Only where others' columns lie in between: elsewhere torch's kernel is as fast.
+        """
+        if self._first == 0:
+            return None
+        arrays = [buffer[rows, self._first :] for buffer in self._buffers]
+        numbers = [spec.beta_1, spec.beta_2, spec.epsilon, max(0, self._n_weights - self._first)]
+        return bound.bind("adam", arrays, numbers)
 
     def update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         """Update the models ``rows``; t counts this step."""
+        root = math.sqrt(1 - spec.beta_2**t)
+        if (rows.start, rows.stop) not in self._compiled:
+            self._compiled[rows.start, rows.stop] = self._bind_compiled(rows, spec)
+        compiled = self._compiled[rows.start, rows.stop]
+        if compiled is not None:
+            compiled(rate * root / (1 - spec.beta_1**t), 1 - rate * decay)
+            return
         if decay > 0:
             self._params[rows, self._first : self._n_weights].mul_(1 - rate * decay)
-        root = math.sqrt(1 - spec.beta_2**t)
         if self._fused is not None:
             self._set_t(t)
             self._bound_kernel(rows, spec)(lr=rate, eps=spec.epsilon / root)
