@@ -45,6 +45,11 @@ def spec_suits(spec: ResidualSpec) -> bool:
     )
 
 
+def available(array: Tensor) -> bool:
+    """Whether there are compiled operations for memory of this kind."""
+    return compiled.available(array)
+
+
 def _bind(name: str, arrays: list[Tensor | None], *numbers: float) -> Op:
     op = compiled.bind(name, arrays, numbers)
     assert op is not None, f"{name}: asked for although it does not suit"
