@@ -21,6 +21,7 @@ FLOORS = {
     # 0: the ground
     "_version": 0,
     "_sklearn_compat": 0,
+    "_native": 0,
     "_show_versions": 5,
     "_native": 5,
     # 10: shared ground

@@ -1,20 +1,14 @@
 /* One source for several levels of a processor.
 
-   A file of kernels (*.inc) is included once a level, with LEVEL(name) giving each function a name
-   of its own; best_level() says at run time which of them this processor can run. So one build
+   A file of kernels (*.inc) is included once a level, each function with a name of its own by
+   level; best_level() says at run time which of them this processor can run. So one build
    serves every machine of an architecture, at the speed of its widest registers.
 
-       #define LEVEL(name) name##_base
-       #include "kernels.inc"
-       #undef LEVEL
-       #ifdef HAS_LEVELS
-       BEGIN_V3
-       #define LEVEL(name) name##_v3
-       #include "kernels.inc"
-       #undef LEVEL
-       END_LEVEL
-       ...
-       #endif
+       #include "levels.h"
+       #define KERNELS "my_kernels.inc"
+       #include "every_level.inc"
+
+   See every_level.inc for what a file of kernels finds defined.
 */
 #ifndef SKNN_LEVELS_H
 #define SKNN_LEVELS_H
@@ -22,7 +16,8 @@
 #if defined(__x86_64__) && defined(__clang__)
 #define HAS_LEVELS 1
 #define BEGIN_V3 _Pragma("clang attribute push(__attribute__((target(\"avx2,fma\"))), apply_to = function)")
-#define BEGIN_V4 _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512\"))), apply_to = function)")
+/* clang drops the whole attribute where it does not know a word of it, such as prefer-vector-width. */
+#define BEGIN_V4 _Pragma("clang attribute push(__attribute__((target(\"avx512f,avx512dq,avx512bw,avx512vl,avx2,fma\"))), apply_to = function)")
 #define END_LEVEL _Pragma("clang attribute pop")
 #elif defined(__x86_64__) && defined(__GNUC__)
 #define HAS_LEVELS 1
@@ -39,7 +34,7 @@
 
 enum level { LEVEL_BASE = 0, LEVEL_V3 = 1, LEVEL_V4 = 2 };
 
-static enum level best_level(void)
+static inline enum level best_level(void)
 {
 #ifdef HAS_LEVELS
     __builtin_cpu_init();
