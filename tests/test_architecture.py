@@ -23,7 +23,6 @@ FLOORS = {
     "_sklearn_compat": 0,
     "_native": 0,
     "_show_versions": 5,
-    "_native": 5,
     # 10: shared ground
     "_validation": 10,
     "_device": 10,

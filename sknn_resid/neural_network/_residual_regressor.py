@@ -132,9 +132,8 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
         Part of the rows that a member leaves out: folds of that size, by content, so that copies of
         a row are left out together.
     n_iter_no_change : int or float('inf'), default=16
-        Most epochs without improvement of a group's mean held-out loss after which its members
-        stop; they stop after half as many epochs as their best one took, but not before half of
-        this number.
+        Most epochs without improvement of a group's held-out loss after which it stops; it does
+        after half as many as its best one took, but not before half of this number.
     max_time : float or None, default=None
         Seconds after which no further epoch starts.
     device : str, default='auto'
