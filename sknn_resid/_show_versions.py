@@ -71,7 +71,9 @@ def _version_of(distribution: str) -> str:
 
 def _compiled_parts() -> dict[str, str]:
     steps = compiled("steps")
-    found = {part: "not built, or left out" if compiled(part) is None else "built" for part in PARTS}
+    found = {
+        part: "not built, or left out" if compiled(part) is None else "built" for part in PARTS
+    }
     return found | {"instructions": "none" if steps is None else steps.level()}
 
 

@@ -13,6 +13,7 @@ from types import ModuleType
 
 PARTS = ("steps", "forward", "least_squares")
 
+
 @cache
 def compiled(name: str) -> ModuleType | None:
     """The compiled module ``_<name>``, or None where it was not built or is switched off."""
