@@ -11,7 +11,7 @@ import os
 from functools import cache
 from types import ModuleType
 
-PARTS = ("steps", "forward", "least_squares")
+PARTS = ("steps", "residual", "forward", "least_squares")
 
 
 @cache

@@ -25,9 +25,9 @@ from sknn_resid.engine.threads import SINGLE_THREAD_FLOPS, training_threads
 from sknn_resid.engine.workers import Interrupt, available_threads, run_all
 
 # Work of a step from which on a thread beside another pays, where steps are not compiled. Between
-# two calls of such a step a thread needs the interpreter; one that finds it taken sleeps, and waking
-# took 16 microseconds. Speed of two threads over one, on two busy cores: 0.75 at 2e7 (iris), 0.86
-# at 8e7, 0.7 to 1.2 at 1.3e8 (digits), 1.25 at 5e8. Compiled steps let the interpreter go.
+# two calls of such a step a thread needs the interpreter; one that finds it taken sleeps, and
+# waking took 16 microseconds. Speed of two threads over one, on two busy cores: 0.75 at 2e7 (iris),
+# 0.86 at 8e7, 0.7 to 1.2 at 1.3e8 (digits), 1.25 at 5e8. Compiled steps let the interpreter go.
 THREAD_FLOPS = 4e8
 
 

@@ -11,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from engine.builders import leave_out_compiled
 from engine.test_stack_equals_solo import assert_same, fresh, make_data, make_job
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from sknn_resid._native import compiled
 from sknn_resid.engine import plan, runner
 from sknn_resid.engine.alike import likenesses
 from sknn_resid.engine.history import StopReason
@@ -398,8 +400,27 @@ def test_large_networks_keep_blas_to_themselves(monkeypatch):
     assert threads == {threading.get_ident()}
 
 
+@pytest.mark.skipif(compiled("steps") is None, reason="the compiled parts were not built here")
+def test_compiled_stacks_use_every_thread(monkeypatch):
+    monkeypatch.setattr(runner, "available_threads", lambda: 4)
+    threads = set()
+
+    def look(view):
+        threads.add(threading.get_ident())
+        return False
+
+    jobs = jobs_of(8)
+    outcomes = run_jobs(restarted([replace(job, on_epoch=look) for job in jobs]))
+    assert len(threads) > 1
+    check_alone(outcomes, jobs)
+
+
 def test_little_work_stays_in_one_thread(monkeypatch):
-    """Threads that take turns every few microseconds would be slower, and so are half stacks."""
+    """Threads that take turns every few microseconds would be slower, and so are half stacks.
+
+    Compiled steps hold no turn (`test_compiled_stacks_use_every_thread`).
+    """
+    leave_out_compiled(monkeypatch)
     monkeypatch.setattr(runner, "available_threads", lambda: 4)
     threads = set()
 
