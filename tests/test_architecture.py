@@ -71,6 +71,7 @@ FLOORS = {
     "engine.gradient_flow": 27,
     "engine.history": 28,
     "engine.job": 29,
+    "engine.forward": 29,
     "engine.fitted": 30,
     "engine.residual_fitted": 30,
     "engine.trace": 30,

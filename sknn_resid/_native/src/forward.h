@@ -19,12 +19,13 @@ struct dense_layer {
 
 /* Rows of X by strides; those of `out` are contiguous. What is written there is the `link`:
    'n' the logits, 'e' their exp, 'l' the logistic function strictly inside (0, 1), 's' softmax, as
-   REAL[rows, K]; 'a' the class of the largest logit, int64[rows]; 'p' logit > 0, int64[rows, K]. */
+   REAL[rows, K]; 'a' the class of the largest logit, int64[rows]; 'p' logit > 0, int64[rows, K]. With
+   `only_finite`, a number in X that is NaN or infinite ends the pass. */
 struct dense_pass {
     struct dense_layer layers[MOST_LAYERS];
     ptrdiff_t n_layers, rows, x_row, x_col, widest, panels;
     const void *X;
     void *out;
-    char link;
+    char link, only_finite;
 };
 #endif

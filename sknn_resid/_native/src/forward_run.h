@@ -79,7 +79,7 @@ static void describe(const struct arrays *a, const char *activations, char link,
         l->in = w->shape[0], l->out = w->shape[1];
         l->in_step = w->strides[0] / size, l->out_step = w->strides[1] / size;
         l->weights = w->buf, l->bias = w[1].buf, l->packed = NULL;
-        l->activation = n < a->n_layers - 1 ? activations[n] : 'i';
+        l->activation = activations[n];
     }
     f->n_layers = a->n_layers, f->rows = a->X.shape[0], f->link = link;
     f->x_row = a->X.strides[0] / size, f->x_col = a->X.strides[1] / size;
@@ -97,17 +97,20 @@ static PyObject *run(PyObject *self, PyObject *args)
 {
     PyObject *coefs, *intercepts, *X, *out;
     const char *activations, *link;
-    if (!PyArg_ParseTuple(args, "OOsOOs", &coefs, &intercepts, &activations, &X, &out, &link)) return NULL;
+    int only_finite;
+    if (!PyArg_ParseTuple(args, "OOsOOsp", &coefs, &intercepts, &activations, &X, &out, &link, &only_finite)) return NULL;
     struct arrays a;
     struct dense_pass f;
     int status = take_arrays(&a, coefs, intercepts, X, out), enough = 0;
     if (status >= 0) {
         const char type = status == 0 && a.X.format ? a.X.format[0] : 0;
         const int right = (type == 'f' || type == 'd') && strlen(link) == 1 && known(link, "nelsap")
-                          && known(activations, "irlt") && (Py_ssize_t)strlen(activations) == a.n_layers - 1
-                          && fit_together(&a, type, link[0]);
+                          && known(activations, "irlt") && (Py_ssize_t)strlen(activations) == a.n_layers
+                          && fit_together(&a, type, link[0])
+                          && !(only_finite && a.X.strides[1] != a.X.itemsize && a.X.shape[1] > 1);
         if (right) {
             describe(&a, activations, link[0], &f);
+            f.only_finite = (char)only_finite;
             Py_BEGIN_ALLOW_THREADS
             enough = type == 'f' ? CHOOSE(forward, f32)(&f) : CHOOSE(forward, f64)(&f);
             Py_END_ALLOW_THREADS
