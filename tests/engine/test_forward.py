@@ -31,7 +31,7 @@ NETS = [
     ((7, 33, 20, 3), (Tanh(), Logistic())),
     ((64, 100, 10), (Relu(),)),
     ((5, 300, 6, 5), (Relu(), Tanh())),
-    ((500, 260, 7), (Logistic(),)),
+    ((400, 260, 7), (Logistic(),)),
 ]
 
 
@@ -237,3 +237,5 @@ def test_what_it_leaves_to_others():
     assert not ran(net, X, out[:, :-1].copy(), LOGITS)
     assert not ran(net, X, out.astype("float32"), LOGITS)
     assert not ran(net, X[:0], out[:0], LOGITS)
+    large = network((1000, 1000), (), "float64")
+    assert not ran(large, rows_of(2, 1000, "float64"), np.empty((2, 1000)), LOGITS)
