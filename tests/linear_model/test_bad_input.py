@@ -440,9 +440,9 @@ def test_defaults_of_subclasses_are_checked_too():
             _Strange().fit(X, y)
     _Strange(cov_type="HC1").fit(X, y)
     assert _WithMore(note=[1]).fit(X, y).note == [1]
+    model = OLS()
+    del model.refine
     with pytest.raises(AttributeError, match="refine"):
-        model = OLS()
-        del model.refine
         model.fit(X, y)
 
 
