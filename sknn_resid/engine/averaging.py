@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sknn_resid.engine import bound
+
 SHORTEST_HORIZON = 5.0
 
 
@@ -52,6 +54,7 @@ class StackAverage:
             if state is not None:
                 self.restore(m, state)
         self._weights_M1 = torch.zeros_like(params_MP[:, :1])
+        self._compiled = bound.bind("average", [self.params_MP, params_MP])
 
     def update(self, active: Sequence[bool] | None) -> None:
         """After a step of these models; None for all."""
@@ -62,7 +65,9 @@ class StackAverage:
                 continue
             t = self._steps[m] = self._steps[m] + 1
             weights.append(1 - min(longest, (1 + t) / (10 + t)))
-        if len(set(weights)) == 1:
+        if len(set(weights)) == 1 and self._compiled is not None:
+            self._compiled(weights[0])
+        elif len(set(weights)) == 1:
             self.params_MP.lerp_(self._live_MP, weights[0])
         else:
             self._weights_M1.copy_(torch.tensor(weights, dtype=torch.float64)[:, None])

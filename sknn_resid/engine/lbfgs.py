@@ -19,6 +19,7 @@ import scipy.sparse
 import torch
 
 from sknn_resid.engine.data import row_chunks
+from sknn_resid.engine.fused_judge import FusedJudge
 from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import TrainJob, TrainResult, target_tensor
 from sknn_resid.engine.kernels import Op
@@ -125,7 +126,7 @@ class _Watcher:
         self.x, self.loss = intermediate_result.x.copy(), float(intermediate_result.fun)
         progress.n_epochs += 1
         if job.validation is not None:
-            score, loss = judge(job, torch.from_numpy(self.x), self._weights)
+            score, loss = judge(job, torch.from_numpy(self.x), self._weights, FusedJudge())
             progress.validation_scores.append(score)
             progress.validation_losses.append(loss)
             progress.best_score = max(progress.best_score, score)

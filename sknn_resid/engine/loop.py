@@ -22,6 +22,7 @@ import numpy as np
 from torch import Tensor
 
 from sknn_resid.engine.data import RowOrder
+from sknn_resid.engine.fused_judge import FusedJudge
 from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import Outcome, TrainJob, TrainResult
 from sknn_resid.engine.stack import Member, Stack, new_member, rows_per_epoch
@@ -110,7 +111,7 @@ def train_stack(
     list of list of (TrainResult or Exception)
         One outcome a job, in the order of ``paths``.
     """
-    started = time.monotonic()
+    started, fused = time.monotonic(), FusedJudge()
     paths = [[_within_steps(job) for job in jobs] for jobs in paths]
     common = _common_order(paths[0][0]) if shared_rows else None
     models = [
@@ -120,7 +121,7 @@ def train_stack(
     try:
         running = models
         while running:
-            _train_until_half_stopped(running, started, poll)
+            _train_until_half_stopped(running, started, poll, fused)
             running = [model for model in running if model.open_runs()]
     except KeyboardInterrupt:
         for model in models:
@@ -136,7 +137,10 @@ def _common_order(job: TrainJob) -> RowOrder:
 
 
 def _train_until_half_stopped(
-    models: Sequence[_Model], started: float, poll: Callable[[], None] | None
+    models: Sequence[_Model],
+    started: float,
+    poll: Callable[[], None] | None,
+    fused: FusedJudge,
 ) -> None:
     """Epochs of one stack; leaves each model without an open run or with its next member."""
     stack = Stack([model.member for model in models], poll)
@@ -156,7 +160,7 @@ def _train_until_half_stopped(
         ended = []
         for m, loss in zip(running, loss_M[running].tolist(), strict=True):
             for run in runs_M[m]:
-                _end_epoch(run, stack, m, loss, late)
+                _end_epoch(run, stack, m, loss, late, fused)
                 if run.outcome is not None:
                     ended.append(m)
         for m in ended:
@@ -167,16 +171,20 @@ def _train_until_half_stopped(
         models[m].member = stack.member(m, runs_M[m][0].progress.rate)
 
 
-def _end_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> None:
+def _end_epoch(
+    run: _Run, stack: Stack, m: int, loss: float, seconds: float, fused: FusedJudge
+) -> None:
     """What follows an epoch of one job: record, validate, tell, decide."""
     try:
-        _record_epoch(run, stack, m, loss, seconds)
+        _record_epoch(run, stack, m, loss, seconds, fused)
     except Exception as error:  # its own score or callback: the others go on
         stack.members[m].order.settle(run.job.rng)
         run.outcome = error
 
 
-def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) -> None:
+def _record_epoch(
+    run: _Run, stack: Stack, m: int, loss: float, seconds: float, fused: FusedJudge
+) -> None:
     progress, job = run.progress, run.job
     params_P, judged_P = stack.params_M[m], stack.judged_M[m]
     rate = progress.rate
@@ -187,7 +195,7 @@ def _record_epoch(run: _Run, stack: Stack, m: int, loss: float, seconds: float) 
     judged = job.validation is not None and (due or progress.n_epochs >= job.train.max_epochs)
     if judged:
         weights = partial(_copy_weights, job, judged_P)
-        progress.record_score(*judge(job, judged_P, weights), judged_P)
+        progress.record_score(*judge(job, judged_P, weights, fused), judged_P)
     if finite:
         progress.end_epoch(job.train.optimizer.learning_rate)
     else:

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine import bound
 from sknn_resid.engine.kernels import Op
-from sknn_resid.engine.newton_schulz import orthogonalize
+from sknn_resid.engine.newton_schulz import bind_steps, orthogonalize
 from sknn_resid.engine.residual_layout import MatrixRun
 from sknn_resid.engine.residual_network import StackedResidualNetwork
 from sknn_resid.engine.spec import OptimizerKind, OptimizerSpec
@@ -222,12 +223,34 @@ class _AdamRule:
         on_cpu = self._params.device.type == "cpu"
         self._set_t = self._t.numpy().fill if on_cpu else self._t.fill_
         self._kernels: dict[tuple[int | None, int | None], Callable[..., object]] = {}
+        self._compiled: dict[
+            tuple[int | None, int | None], Callable[[float, float], object] | None
+        ] = {}
+
+    def _bind_compiled(
+        self, rows: slice, spec: OptimizerSpec
+    ) -> Callable[[float, float], object] | None:
+        """The same as one compiled call for all rows, of the step and of what decay leaves.
+
+        Only where others' columns lie in between: elsewhere torch's kernel is as fast.
+        """
+        if self._first == 0:
+            return None
+        arrays = [buffer[rows, self._first :] for buffer in self._buffers]
+        numbers = [spec.beta_1, spec.beta_2, spec.epsilon, max(0, self._n_weights - self._first)]
+        return bound.bind("adam", arrays, numbers)
 
     def update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         """Update the models ``rows``; t counts this step."""
+        root = math.sqrt(1 - spec.beta_2**t)
+        if (rows.start, rows.stop) not in self._compiled:
+            self._compiled[rows.start, rows.stop] = self._bind_compiled(rows, spec)
+        compiled = self._compiled[rows.start, rows.stop]
+        if compiled is not None:
+            compiled(rate * root / (1 - spec.beta_1**t), 1 - rate * decay)
+            return
         if decay > 0:
             self._params[rows, self._first : self._n_weights].mul_(1 - rate * decay)
-        root = math.sqrt(1 - spec.beta_2**t)
         if self._fused is not None:
             self._set_t(t)
             self._bound_kernel(rows, spec)(lr=rate, eps=spec.epsilon / root)
@@ -291,7 +314,7 @@ class _Muon(StackOptimizer):
         self._rule = _AdamRule(
             self._params, self._grads, self.moments, self._n_hidden, self._n_weights
         )
-        self._programs: dict[tuple[int | None, int | None], tuple[list[Op], list[_Piece]]] = {}
+        self._programs: dict[tuple[int | None, int | None], Callable[[float, float], object]] = {}
 
     def _update(self, rows: slice, spec: OptimizerSpec, decay: float, rate: float, t: int) -> None:
         self._rule.update(rows, spec, decay, rate, t)
@@ -300,21 +323,35 @@ class _Muon(StackOptimizer):
         key = (rows.start, rows.stop)
         if key not in self._programs:
             self._programs[key] = self._bind(rows, spec.hidden_momentum)
-        program, pieces = self._programs[key]
-        for op in program:
-            op()
         hidden_rate = spec.hidden_learning_rate * rate / spec.learning_rate
-        if spec.hidden_decay > 0:
-            self._params[rows, : self._n_hidden].mul_(1 - hidden_rate * spec.hidden_decay)
-        for p, direction, scale in pieces:
-            p.add_(direction, alpha=-hidden_rate * scale)
+        self._programs[key](hidden_rate, 1 - hidden_rate * spec.hidden_decay)
 
-    def _bind(self, rows: slice, momentum: float) -> tuple[list[Op], list[_Piece]]:
-        """Operations that leave the directions of these models' step beside their matrices."""
+    def _bind(self, rows: slice, momentum: float) -> Callable[[float, float], object]:
+        """A step of these models' matrices: a function of the rate and of what stays of them."""
         params, g, v = (
             buffer[rows, : self._n_hidden]
             for buffer in (self._params, self._grads, self.moments[0])
         )
+        places = [(run.start, run.count, *run.shape) for run in self._runs]
+        compiled = bind_steps(params, g, v, places, momentum)
+        if compiled is not None:
+            return compiled
+        ops, pieces = self._bind_directions(params, g, v, momentum)
+
+        def step(rate: float, keep: float) -> None:
+            for op in ops:
+                op()
+            if keep != 1:
+                params.mul_(keep)
+            for p, direction, scale in pieces:
+                p.add_(direction, alpha=-rate * scale)
+
+        return step
+
+    def _bind_directions(
+        self, params: Tensor, g: Tensor, v: Tensor, momentum: float
+    ) -> tuple[list[Op], list[_Piece]]:
+        """Operations that leave the directions of a step beside the matrices they belong to."""
         ops: list[Op] = [partial(torch.add, g, v, alpha=momentum, out=v)]
         pieces: list[_Piece] = []
         for (i, j), runs in self._batches().items():

@@ -1,10 +1,8 @@
 """A stack of M residual networks: the same interface to a step as `network.StackedNetwork`.
 
-The formulas stand in `residual_spec`, blocks in `branches`, normalizations in `norms`; here are the
-two ends (input projection with its periodic features, head), random masks, and the order of it all.
-
-Periodic features (Gorishniy, Rubachev and Babenko 2022) of column c: p = cos(a) with
-a = 2 pi w x_c + b; dp/db = -sin(a), dp/dw = -2 pi x_c sin(a).
+The formulas stand in `residual_spec`, blocks in `branches` (and in compiled operations in `fused`),
+normalizations in `norms`, the input in `residual_input`; here are the head, random masks, and the
+order of it all.
 
 Everything random is drawn per step and model, never per row, from the model's own generator, in the
 order of the blocks: a mask for the units of each dropped layer, then which branches are left out.
@@ -12,7 +10,6 @@ order of the blocks: a mask for the units of each dropped layer, then which bran
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sknn_resid.engine import fused
 from sknn_resid.engine.activations import Activated
+from sknn_resid.engine.bound import joined
 from sknn_resid.engine.branches import Block, Bound, Stage
 from sknn_resid.engine.kernels import (
     Op,
-    add_row,
     affine_columns,
     clip_norms,
     matmul,
@@ -33,9 +31,10 @@ from sknn_resid.engine.kernels import (
     sum_squares,
 )
 from sknn_resid.engine.memory import Memory, Sink
+from sknn_resid.engine.residual_input import InputProjection
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
-from sknn_resid.engine.slots import BatchSlot, SparseRows
+from sknn_resid.engine.slots import BatchSlot
 from sknn_resid.engine.watch import Watch, seen
 
 
@@ -48,6 +47,7 @@ class _Program:
     hidden: Tensor  # what the head reads
     hidden_delta: Tensor
     activated: dict[str, list[Activated]]  # behind each layer
+    fuses: bool
 
 
 class StackedResidualNetwork:
@@ -198,6 +198,7 @@ class StackedResidualNetwork:
         ops: list[Op] = [*self._casts, *self._bind_draws(slot)]
         if self.spec.normalization is Normalization.BATCH:
             ops.append(partial(r_M1B.copy_, slot.r_M1B))
+        if self.spec.normalization is Normalization.BATCH and not program.fuses:
             ops.append(partial(_set_epsilon, slot.r_M1B, self.spec.norm_epsilon, epsilon_M11))
         else:
             epsilon_M11.fill_(self.spec.norm_epsilon)
@@ -205,7 +206,7 @@ class StackedResidualNetwork:
         ops += [*self._casts_back, *before_penalty]
         if penalised:
             ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
-        return ops
+        return joined(ops)
 
     def _make_program(self, slot: BatchSlot, r_M1B: Tensor, epsilon_M11: Tensor) -> _Program:
         spec, n = self.spec, slot.n_rows
@@ -226,37 +227,54 @@ class StackedResidualNetwork:
             None if self._statistics_MS is None else self.layout.moments(self._statistics_MS),
             self._watch,
         )
-        blocks = [Block(bound, block) for block in range(spec.n_blocks)]
-        forward, input_backward = self._bind_input(bound, slot.X_MBD)
+        fuses = fused.suits(bound)
+        make = fused.FusedBlock if fuses else Block
+        blocks = [make(bound, block) for block in range(spec.n_blocks)]
+        ends = InputProjection(bound, self._grads, self._scale_MD1)
+        forward, input_backward = ends.bind(slot.X_MBD)
         for block in blocks:
             forward += block.forward()
-        norm = None
-        if spec.normalization is not Normalization.NONE:
-            norm = ("final.gamma", "final.beta")
+        ops, hidden, hidden_delta, backward, after_last = self._bind_last(bound, fuses=fuses)
+        forward += ops
+        for block in reversed(blocks):
+            backward += block.backward()
+        activated = self._activated(blocks, after_last)
+        backward += input_backward
+        return _Program(forward, backward, hidden, hidden_delta, activated, fuses)
+
+    def _bind_last(
+        self, bound: Bound, *, fuses: bool
+    ) -> tuple[list[Op], Tensor, Tensor, list[Op], list[Activated]]:
+        """What stands between the blocks and the head: forward, its result, backward."""
+        width = self.spec.width
+        hidden_delta = bound.buffer("back.final", width, low=True)
+        normalized = self.spec.normalization is not Normalization.NONE
+        if fuses and normalized:
+            norm = fused.FusedNorm(bound, "final", width, "final", relu=True)
+            forward = [norm.forward(bound.x)]
+            backward = norm.backward(hidden_delta, bound.d, add=False)
+            return forward, norm.y, hidden_delta, backward, [norm.activated]
         last = Stage(
             bound,
             "final",
-            spec.width,
-            norm,
+            width,
+            ("final.gamma", "final.beta") if normalized else None,
             activated=True,
             mask=None,
             copies=True,
             shown="output.activation",
         )
-        ops, hidden = last.forward(x)
-        forward += ops
-        hidden_delta = bound.buffer("back.final", spec.width, low=True)
-        backward = last.backward(hidden_delta, d, add=False)
-        for block in reversed(blocks):
-            backward += block.backward()
-        activated = self._activated(blocks, last)
-        return _Program(forward, backward + input_backward, hidden, hidden_delta, activated)
+        forward, hidden = last.forward(bound.x)
+        backward = last.backward(hidden_delta, bound.d, add=False)
+        return forward, hidden, hidden_delta, backward, last.activated
 
-    def _activated(self, blocks: Sequence[Block], last: Stage) -> dict[str, list[Activated]]:
+    def _activated(
+        self, blocks: Sequence[Block | fused.FusedBlock], after_last: list[Activated]
+    ) -> dict[str, list[Activated]]:
         """The first activations that what a layer gives goes through; none behind the output."""
         found: dict[str, list[Activated]] = {name: [] for name in self.layout.layers()}
         before = [block.activated for block in blocks]  # each matrix
-        following = [stages[0] for stages in before] + [last.activated]
+        following = [stages[0] for stages in before] + [after_last]
         found["input"] = following[0]
         for b, block in enumerate(blocks):
             name = "blocks" if self.spec.tie_blocks else f"block_{b + 1}"
@@ -279,6 +297,7 @@ class StackedResidualNetwork:
         """Logits, delta of the loss, gradient of the head, delta of what it reads."""
         spec, M, K, n = self.spec, self.n_models, self.spec.n_outputs, slot.n_rows
         W, b, h = self._values["head.W"], self._values["head.b"], program.hidden
+        gW, gb = self._grads["head.W"], self._grads["head.b"]
 
         def class_major(name: str, dtype: torch.dtype) -> Tensor:
             return self._memory.rows(name, n, K, dtype).view(M, K, n)
@@ -287,6 +306,14 @@ class StackedResidualNetwork:
         delta = class_major("delta.out", spec.product_dtype)
         loss_delta = class_major("delta.loss", spec.dtype) if low else delta
         z = class_major("z.out", spec.product_dtype) if low else slot.Z_MKB
+        if program.fuses:
+            return [
+                fused.product(W, h.mT, z, column_Mi=b),
+                *spec.loss.bind_delta(z, slot.T_MKB, slot.r_M1B, delta),
+                fused.product(delta, h, gW),
+                fused.sum_columns(delta, gb),
+                fused.product(delta.mT, W, program.hidden_delta),
+            ]
         ops = affine_columns(W, h, b, z)
         ops += [*self._seen("output", "in", h), *self._seen("output", "z", z)]
         if low:
@@ -297,8 +324,8 @@ class StackedResidualNetwork:
         return [
             *ops,
             *self._seen("output", "delta", delta),
-            matmul(delta, h, self._grads["head.W"]),
-            sum_rows(delta.mT, self._grads["head.b"]),
+            matmul(delta, h, gW),
+            sum_rows(delta.mT, gb),
             matmul(delta.mT, W, program.hidden_delta),
         ]
 
@@ -317,118 +344,6 @@ class StackedResidualNetwork:
                 row[:, 0].copy_(torch.from_numpy(np.asarray(scale, dtype=np.float64)))
         return scale_MD1
 
-    def _bind_input(self, bound: Bound, X: Tensor | SparseRows) -> tuple[list[Op], list[Op]]:
-        """The input projection: forward operations, and those that end the backward pass.
-
-        Factors of columns act on the weights: a product of the columns themselves would be redone
-        for each batch, and could not be made for sparse rows without a copy of them.
-        """
-        spec, D = self.spec, self.spec.n_features
-        W, gW, scale = self._values["input.W"], self._grads["input.W"], self._scale_MD1
-        forward: list[Op] = []
-        backward: list[Op] = []
-        raw, graw = W[:, :D], gW[:, :D]
-        if scale is not None:
-            shape = tuple(raw.shape)
-            scaled = self._memory.fixed("input.scaled", shape, raw.dtype)
-            forward.append(partial(torch.mul, raw, scale, out=scaled))
-            backward.append(partial(graw.mul_, scale))
-            raw = scaled
-        z = (
-            bound.x
-            if spec.product_dtype == spec.dtype
-            else bound.buffer("z.in", spec.width, low=True)
-        )
-        d, cast = bound.low(bound.d, "d.low")
-        products = list(cast)
-        if isinstance(X, SparseRows):
-            forward.append(X.bind_times(raw, z))
-            products.append(X.bind_transposed_times(d, graw))
-        else:
-            v, cast_X = bound.low(X, "X.low")
-            forward += [*cast_X, matmul(v, raw, z)]
-            products.append(matmul(v.mT, d, graw))
-        if spec.periodic is not None:
-            if isinstance(X, SparseRows):
-                raise ValueError("periodic: features of columns need dense rows, X is sparse.")
-            more, more_back = self._bind_periodic(bound, X, z, d)
-            forward += more
-            products += more_back
-        forward.append(add_row(z, self._values["input.b"]))
-        forward += self._seen("input", "z", z)
-        if z is not bound.x:
-            forward.append(partial(bound.x.copy_, z))
-        forward += self._seen("input", "v", bound.x)
-        products.append(sum_rows(d, self._grads["input.b"]))
-        if self._watch is not None:
-            products = [
-                *self._seen("input", "dv", bound.d),
-                *cast,
-                *self._seen("input", "delta", d),
-                *products,
-                *self._bind_input_delta(bound, X, raw, d),
-            ]
-        return forward, products + backward
-
-    def _bind_input_delta(
-        self, bound: Bound, X: Tensor | SparseRows, raw: Tensor, d: Tensor
-    ) -> list[Op]:
-        """dJ/dX: through the projection, and through the periodic features."""
-        if isinstance(X, SparseRows):
-            return []
-        spec, n = self.spec, bound.n
-        dX = bound.buffer("dX", spec.n_features, low=True)
-        ops: list[Op] = [matmul(d, raw.mT, dX)]
-        dX, cast = bound.high(dX, "dX.high")
-        ops += cast
-        if spec.periodic is not None:
-            # "periodic.a" holds dJ/da 2 pi once the periodic features have had their gradients
-            C, F = spec.periodic.n_columns, spec.periodic.n_frequencies
-            angle, part = (bound.buffer(f"periodic.{p}", C * F) for p in ("a", "part"))
-            shape = (self.n_models, n, C, F)
-            w_M1CF = self._values["periodic.w"].unsqueeze(1)
-            ops.append(partial(torch.mul, angle.view(shape), w_M1CF, out=part.view(shape)))
-            ops.append(partial(_add_sum, part.view(shape), dX[:, :, :C]))
-        return [*ops, *self._seen("X", "dv", dX)]
-
-    def _bind_periodic(
-        self, bound: Bound, X: Tensor, z: Tensor, d: Tensor
-    ) -> tuple[list[Op], list[Op]]:
-        """Periodic features and what they add to the projection."""
-        spec, M, n = self.spec, self.n_models, bound.n
-        assert spec.periodic is not None
-        C, F, D = spec.periodic.n_columns, spec.periodic.n_frequencies, spec.n_features
-        w_M1CF, b_M1CF = (self._values[f"periodic.{p}"].unsqueeze(1) for p in ("w", "b"))
-        gw_MCF, gb_MCF = self._grads["periodic.w"], self._grads["periodic.b"]
-        angle, sine, part = (bound.buffer(f"periodic.{p}", C * F) for p in ("a", "sin", "part"))
-        angle_MBCF, part_MBCF = angle.view(M, n, C, F), part.view(M, n, C, F)
-        x_MBC1 = X[:, :, :C].unsqueeze(3)
-        cosine, cast = bound.low(part, "periodic.low")
-        W, gW = self._values["input.W"][:, D:], self._grads["input.W"][:, D:]
-        added = bound.buffer("periodic.added", spec.width, low=True)
-        forward: list[Op] = [
-            partial(torch.mul, x_MBC1, w_M1CF, out=angle_MBCF),
-            partial(angle.mul_, 2 * math.pi),
-            partial(angle_MBCF.add_, b_M1CF),
-            partial(torch.sin, angle, out=sine),
-            partial(torch.cos, angle, out=part),
-            *cast,
-            matmul(cosine, W, added),
-            partial(z.add_, added),
-        ]
-        back = bound.buffer("periodic.back", C * F, low=True)
-        backward: list[Op] = [
-            matmul(cosine.mT, d, gW),
-            matmul(d, W.mT, back),
-            partial(torch.mul, back, sine, out=angle),
-            angle.neg_,
-            sum_rows(angle, gb_MCF.flatten(1)),
-            partial(angle.mul_, 2 * math.pi),
-            partial(torch.mul, angle_MBCF, x_MBC1, out=part_MBCF),
-            sum_rows(part, gw_MCF.flatten(1)),
-        ]
-        return forward, backward
-
     # -- beside the step ----------------------------------------------------------------------
 
     def bind_penalty(self, out_M: Tensor) -> Op:
@@ -438,10 +353,6 @@ class StackedResidualNetwork:
     def bind_clipping(self, clip_M: Tensor) -> list[Op]:
         """Scale each model's gradient to a norm of at most ``clip_M``."""
         return [clip_norms(self.grads_MP, clip_M)]
-
-
-def _add_sum(part_MBCF: Tensor, out_MBC: Tensor) -> None:
-    out_MBC.add_(part_MBCF.sum(3))
 
 
 def _set_epsilon(r_M1B: Tensor, epsilon: float, out_M11: Tensor) -> None:

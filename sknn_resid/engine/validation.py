@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sknn_resid.engine.data import as_tensor
 from sknn_resid.engine.fitted import FittedNetwork
+from sknn_resid.engine.fused_judge import FusedJudge
 from sknn_resid.engine.history import EpochView, Progress, ValidationView
 from sknn_resid.engine.job import EpochWeights, TrainJob
 from sknn_resid.engine.layout import dense_layout
@@ -18,10 +19,17 @@ from sknn_resid.engine.residual_fitted import FittedResidual, training_statistic
 from sknn_resid.engine.residual_spec import ResidualSpec
 
 
-def judge(job: TrainJob, params_P: Tensor, weights: EpochWeights) -> tuple[float, float]:
-    """Validation score (not a number where an output is not finite) and validation loss."""
+def judge(
+    job: TrainJob, params_P: Tensor, weights: EpochWeights, fused: FusedJudge
+) -> tuple[float, float]:
+    """Validation score (not a number where an output is not finite) and validation loss.
+
+    ``fused`` is one for all that are trained together.
+    """
     assert job.validation is not None
-    logits = _validation_logits(job, params_P)
+    logits = fused.logits(job, params_P)
+    if logits is None:
+        logits = _validation_logits(job, params_P)
     loss = _validation_loss(job, logits)
     score = math.nan
     if job.score is not None and np.isfinite(logits).all():

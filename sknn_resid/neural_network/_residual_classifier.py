@@ -130,7 +130,8 @@ class MLPResidualClassifier(EnsemblePredictor, ClassifierMixin, BaseResidual):
         Part of the rows that a member leaves out: folds of that size, by content, so that copies of
         a row are left out together.
     n_iter_no_change : int or float('inf'), default=16
-        Epochs without improvement of the mean held-out loss after which training stops.
+        Most epochs without improvement of a group's held-out loss after which it stops; it does
+        after half as many as its best one took, but not before half of this number.
     max_time : float or None, default=None
         Seconds after which no further epoch starts.
     device : str, default='auto'

@@ -53,12 +53,48 @@ def test_a_tie_keeps_the_earlier_epoch():
     assert committee.kept_epoch == [2]
 
 
-def test_all_stop_when_the_mean_has_not_improved():
-    committee = Committee([0, 1], patience=3, judged=True)
-    n_epochs = play(committee, [[4, 4], [2, 4], [3, 4], [4, 3], [3, 3], [9, 9], [0, 0]])
-    # best mean in epoch 2; three epochs later the last member hears it, the other one after that
-    assert n_epochs == [6, 5]
-    assert committee.kept_epoch == [2, 4]
+def test_all_stop_when_no_group_has_improved():
+    committee = Committee([0, 1], patience=4, judged=True)
+    n_epochs = play(committee, [[4, 4], [2, 3], [3, 2], [3, 3], [3, 3], [9, 9], [0, 0]])
+    # best in epochs 2 and 3; two epochs later (half of the patience) each has stopped, and who has
+    # reported before it was decided hears it in the next epoch
+    assert n_epochs == [5, 5]
+    assert committee.kept_epoch == [2, 3]
+    assert committee.validation_curve == [4.0, 2.5, 2.5, 3.0, 3.0]
+
+
+def test_a_group_that_has_stopped_leaves_the_others_to_go_on():
+    reports = []
+
+    def tell(report):
+        reports.append((report.members, report.parameters()[:, 0].tolist()))
+        return False
+
+    committee = Committee([0, 1], patience=2, judged=True, after_epoch=tell)
+    held_out = [[2.0, 9.0], [1.0, 8.0], [3.0, 7.0], [0.0, 6.0], [0.0, 5.0]]
+    assert play(committee, held_out) == [4, 5]
+    assert committee.kept_epoch == [2, 5]
+    # the mean goes on with what the group had at the end, and so do its weights
+    assert committee.validation_curve == [5.5, 4.5, 5.0, 4.5, 4.0]
+    assert committee.loss_curve == [1.0] * 5
+    assert reports[2] == ((0, 1), [300, 301])
+    assert reports[4] == ((0, 1), [200, 501])
+
+
+@pytest.mark.parametrize(("best", "stop"), [(1, 9), (10, 18), (24, 36), (40, 56)])
+def test_how_long_is_waited_grows_with_the_best_epoch(best, stop):
+    """Half as many epochs as the best one took, within half of the patience and all of it."""
+    committee = Committee([0], patience=16, judged=True)
+    held_out = [[float(abs(epoch - best))] for epoch in range(1, 100)]
+    assert play(committee, held_out) == [stop]
+    assert committee.kept_epoch == [best]
+
+
+def test_a_group_that_is_lost_does_not_keep_the_others_from_stopping():
+    committee = Committee([0, 1], patience=4, judged=True)
+    held_out = [[1.0, 3.0], [1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [1.0, 1.0], [1.0, 1.0]]
+    n_epochs = play(committee, held_out, reasons={(1, 0): StopReason.DIVERGED})
+    assert n_epochs == [1, 4]
 
 
 def test_epochs_without_a_look_do_not_count():
