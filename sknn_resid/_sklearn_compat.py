@@ -15,7 +15,13 @@ from sklearn.utils._array_api import (
     supported_float_dtypes,
 )
 from sklearn.utils._optional_dependencies import check_matplotlib_support
-from sklearn.utils._param_validation import Interval, Options, RealNotInt, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    Options,
+    RealNotInt,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.metadata_routing import _raise_for_params as raise_for_params
 from sklearn.utils.metadata_routing import _routing_enabled as routing_enabled
 from sklearn.utils.multiclass import (
@@ -52,4 +58,5 @@ __all__ = [
     "safe_indexing",
     "supported_float_dtypes",
     "validate_data",
+    "validate_parameter_constraints",
 ]

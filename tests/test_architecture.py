@@ -74,6 +74,7 @@ FLOORS = {
     "engine.gradient_flow": 29,
     "engine.history": 30,
     "engine.job": 31,
+    "engine.forward": 31,
     "engine.fitted": 32,
     "engine.residual_fitted": 32,
     "engine.trace": 33,
@@ -185,6 +186,7 @@ FLOORS = {
     "neural_network._residual_regressor": 60,
     "neural_network._resnet_classifier": 60,
     # 40 to 46: pure kernels of the linear models; no scikit-learn, no torch
+    "linear_model._compiled": 40,
     "linear_model._words": 40,
     "linear_model._gram": 41,
     "linear_model._system": 42,

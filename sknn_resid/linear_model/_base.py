@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABCMeta, abstractmethod
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 
-from sknn_resid._sklearn_compat import StrOptions
+from sknn_resid._sklearn_compat import StrOptions, validate_parameter_constraints
 from sknn_resid.linear_model._checks import check_rows, feature_names
 from sknn_resid.linear_model._incremental import RowsSoFar, continued, extend
 from sknn_resid.linear_model._rows import COVARIANCES
@@ -16,6 +18,25 @@ from sknn_resid.linear_model._statistics import InferenceMixin
 from sknn_resid.linear_model._summary import SummaryFrame
 from sknn_resid.linear_model._tables import summary_frame
 from sknn_resid.linear_model._training import Outcome, TrainingRows
+
+
+@cache
+def _valid_defaults(cls: type[LeastSquaresBase]) -> dict[str, Any]:
+    """Values that the parameters of a class are defined with; those that are valid only.
+
+    One that is not valid is a new object here, which no value is.
+    """
+    parameters = inspect.signature(cls.__init__).parameters
+    defaults = {}
+    for name in cls._get_param_names():
+        defaults[name] = parameters[name].default if name in parameters else object()
+        try:
+            validate_parameter_constraints(
+                cls._parameter_constraints, {name: defaults[name]}, caller_name=cls.__name__
+            )
+        except ValueError:
+            defaults[name] = object()
+    return defaults
 
 
 class LeastSquaresBase(
@@ -33,6 +54,19 @@ class LeastSquaresBase(
     _target_names: tuple[str, ...]
     _so_far: RowsSoFar | None
     _repetitions: bool
+
+    def _validate_params(self) -> None:
+        """As scikit-learn does: of parameters that have not the values they were defined with.
+
+        It makes its objects anew for each parameter of each fit, which would be as long as a small
+        fit itself.
+        """
+        defaults = _valid_defaults(type(self))
+        values = {name: getattr(self, name) for name in defaults}
+        other = {name: v for name, v in values.items() if v is not defaults[name]}
+        if other:
+            constraints, name = self._parameter_constraints, type(self).__name__
+            validate_parameter_constraints(constraints, other, caller_name=name)
 
     def _adopt(self, outcome: Outcome, rows: TrainingRows | RowsSoFar, device: str = "cpu") -> None:
         """Set the fitted attributes."""

@@ -136,8 +136,11 @@ def _resolve(
     U, t, _ = np.linalg.svd(T)
     missing = int((t * np.sqrt(top) * _tolerance(p) >= 1.0).sum())
     if not missing:
-        # G = R'R with R = T' G; its error is 2^-53 of the largest singular value.
-        R = matmul(scaled, T[None], slices, 1)[0].T
+        # G = R' (T' G T)^-1 R with R = T' G. Rounding T leaves T' G T up to 2^-53 times the
+        # condition number from the identity; dividing by it takes that out again, and the error
+        # is 2^-53 of the largest singular value.
+        h, Q = np.linalg.eigh(_congruence(scaled, T, slices))
+        R = (Q / np.sqrt(h)).T @ matmul(scaled, T[None], slices, 1)[0].T
         _, values, Vt = np.linalg.svd(R)
         return Vt.T, values, 0
     # The null space is right, but in T it hides the rest: once more without it.

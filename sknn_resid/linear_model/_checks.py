@@ -10,6 +10,7 @@ from scipy import sparse
 
 from sknn_resid._sklearn_compat import validate_data
 from sknn_resid._validation import check_weights
+from sknn_resid.linear_model._compiled import finite
 from sknn_resid.linear_model._factor import Factor
 from sknn_resid.linear_model._training import TrainingRows
 
@@ -71,7 +72,7 @@ def check_rows(
         sample_weight=check_weights(sample_weight, X),
         repetitions=weight_type == "frequency",
         single_target=single,
-        target_names=names or tuple(f"y{k}" for k in range(Y.shape[1])),
+        target_names=names or tuple([f"y{k}" for k in range(Y.shape[1])]),
     )
 
 
@@ -88,6 +89,9 @@ def _nothing_to_convert(estimator: Any, X: Any, y: Any) -> bool:
         return False
     if hasattr(estimator, "feature_names_in_"):  # of an earlier fit, to be deleted
         return False
+    found = finite(X)
+    if found is not None:
+        return bool(found and finite(y))
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(X.sum()) and np.isfinite(y.sum()))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._basis import Directions
 from ._factor import Factor, factorise
-from ._gram import BITS, Gram, choose_shifts, gram
+from ._gram import BITS, Gram, choose_shifts, gram, small_gram
 from ._system import System, centre
 
 MAX_SLICES = 6
@@ -122,9 +122,14 @@ def first_sums(
     ValueError
         If the squares of a column leave the range of float64.
     """
-    shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
     if fit_intercept:
         shift, y_shift = choose_shifts(X, Y, sample_weight)
+    else:
+        shift, y_shift = np.zeros(X.shape[1]), np.zeros(Y.shape[1])
+    if bits is not None:
+        quickly = small_gram(X, Y, sample_weight, shift, y_shift)
+        if quickly is not None:
+            return quickly
     slices = 1 if bits is None else 2 if bits == EXACT_BITS else 3
     with np.errstate(over="ignore", invalid="ignore"):
         sums = gram(X, Y, sample_weight, shift, y_shift, slices)

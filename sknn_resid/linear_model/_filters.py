@@ -20,7 +20,7 @@ def distinct(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     >>> distinct(np.array([2.0, 1.0, 2.0]))
     (array([1., 2.]), array([1, 0, 1]))
     """
-    if (alpha == alpha[0]).all():  # the usual case, without sorting
+    if len(alpha) == 1 or (alpha == alpha[0]).all():  # the usual case, without sorting
         return alpha[:1], np.zeros(len(alpha), dtype=int)
     return np.unique(alpha, return_inverse=True)
 

@@ -132,8 +132,17 @@ class FittedLinear:
                 found[target] = sigma2[target] * product
         return found
 
+    @cached_property
+    def can_estimate(self) -> bool:
+        """Whether there are residual degrees of freedom for every target."""
+        return bool((self.df_resid > 0).all())
+
     def standard_errors(self) -> np.ndarray:
         """Standard errors of the coefficients, shape (n_targets, n_features)."""
+        return self._standard_errors.copy()
+
+    @cached_property
+    def _standard_errors(self) -> np.ndarray:
         if self.robust is not None:
             return np.sqrt(np.diagonal(self.robust, axis1=1, axis2=2)[:, 1:])
         sigma = np.sqrt(self.sigma2)[:, None]

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from . import _compiled
 from ._words import Slices, add, compress, cut, slice_bits, two_prod, two_sum, word_count
 
 BITS = 21
@@ -84,8 +85,11 @@ def gram(
     Gram
     """
     q, t = 1 + X.shape[1], Y.shape[1]
+    n_rows = _count(X, sample_weight)
     # Few targets are columns like the others: one product less, at the price of a larger one.
     joint = 0 < t <= max(4, q // 16)
+    if joint and slices == 2 and sample_weight is None and _compiled.KERNELS is not None:
+        return _two_slices(X, Y, shift, y_shift)
     xx, xy, yy = _Sum(), _Sum(), _Sum()
     for a, y, weighted in _blocks(X, Y, sample_weight, shift, y_shift, slices, joint):
         wa, wy = (None, y) if weighted is None else weighted
@@ -95,15 +99,64 @@ def gram(
                 xy.add(s, _general(a, wy, s))
                 yy.add(s, _elementwise(y, wy, s))
     count = word_count(slices)
-    n_rows = len(X) if sample_weight is None else int(np.count_nonzero(sample_weight))
     products = compress(xx.terms(), count)
     if joint:
-        squares = products[:, q:, q:].diagonal(axis1=1, axis2=2)
-        return Gram(
-            n_rows, shift, y_shift, products[:, :q, :q], products[:, :q, q:], squares, slices
-        )
+        return _joint(n_rows, shift, y_shift, products, slices)
     sides = compress(xy.terms(), count), compress(yy.terms(), count)
     return Gram(n_rows, shift, y_shift, products, *sides, slices)
+
+
+def _two_slices(X: np.ndarray, Y: np.ndarray, shift: np.ndarray, y_shift: np.ndarray) -> Gram:
+    """The usual case of :func:`gram`, with blocks of rows cut in one pass and no fresh memory."""
+    n, m = len(X), 1 + X.shape[1] + Y.shape[1]
+    step = _rows_of_a_block(X.shape[1], 2)
+    memory, xx = np.empty(3 * min(step, n) * m), _Sum()
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        found = _compiled.cut_in_two(X[part], Y[part], shift, y_shift, BITS, memory)
+        assert found is not None
+        piece, rest, both = found
+        # A'A = P'P + (M'R + R'M) / 2 with A = P + R and M = P + A, both symmetric.
+        xx.add(0, piece.T @ piece)
+        half = both.T @ rest
+        half *= 0.5
+        xx.add(1, half + half.T)
+    return _joint(n, shift, y_shift, compress(xx.terms(), 2), 2)
+
+
+def _rows_of_a_block(p: int, slices: int) -> int:
+    largest = MAX_ROWS if slices > 1 else 4 * MAX_ROWS
+    return int(np.clip(2**19 // max(1, p), 256, largest))
+
+
+def small_gram(
+    X: np.ndarray,
+    Y: np.ndarray,
+    sample_weight: np.ndarray | None,
+    shift: np.ndarray,
+    y_shift: np.ndarray,
+) -> Gram | None:
+    """As :func:`gram` with the bits of three slices or more; None where slices are the way.
+
+    All squares are in the range of float64.
+    """
+    words = _compiled.sums(X, Y, sample_weight, shift, y_shift)
+    if words is None:
+        return None
+    return _joint(_count(X, sample_weight), shift, y_shift, words, 3)
+
+
+def _count(X: np.ndarray, sample_weight: np.ndarray | None) -> int:
+    return len(X) if sample_weight is None else int(np.count_nonzero(sample_weight))
+
+
+def _joint(
+    n_rows: int, shift: np.ndarray, y_shift: np.ndarray, products: np.ndarray, slices: int
+) -> Gram:
+    """From the products of columns and targets beside each other."""
+    q = 1 + len(shift)
+    squares = products[:, q:, q:].diagonal(axis1=1, axis2=2)
+    return Gram(n_rows, shift, y_shift, products[:, :q, :q], products[:, :q, q:], squares, slices)
 
 
 def merge(a: Gram, b: Gram) -> Gram:
@@ -137,6 +190,10 @@ def choose_shifts(
     shift : ndarray of shape (n_features,)
     y_shift : ndarray of shape (n_targets,)
     """
+    if sample_weight is None:
+        quickly = _compiled.shifts(X, Y)
+        if quickly is not None:
+            return quickly[: X.shape[1]], quickly[X.shape[1] :]
     if sample_weight is not None:
         present = np.flatnonzero(sample_weight)
         some = present[:: max(1, len(present) // 64)]
@@ -229,8 +286,7 @@ def _blocks(X, Y, sample_weight, shift, y_shift, slices, joint):
     ``joint`` puts the targets behind the columns of A, and yields None for them.
     """
     n, p = X.shape
-    largest = MAX_ROWS if slices > 1 else 4 * MAX_ROWS
-    step = int(np.clip(2**19 // max(1, p), 256, largest))
+    step = _rows_of_a_block(p, slices)
     rows = None
     if sample_weight is not None and not np.all(sample_weight):
         rows = np.flatnonzero(sample_weight)

@@ -187,7 +187,7 @@ def solve(problem: Problem, alpha: np.ndarray | float = 0.0) -> Solution:
     """
     factor = problem.factor
     targets = factor.z.shape[1]
-    alpha = np.ascontiguousarray(np.broadcast_to(np.asarray(alpha, dtype=np.float64), targets))
+    alpha = np.full(targets, alpha, dtype=np.float64)
     if not problem.refined:
         coef, intercept = _filters.coefficients(factor, alpha)
         rss = _filters.residual_sum(factor, alpha)
@@ -252,12 +252,7 @@ def _cancellation(problem: Problem, b: np.ndarray, c: np.ndarray) -> float:
 
 def _reach(problem: Problem, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
     """Size of the terms of a fitted value, shape (n_targets,)."""
-    factor = problem.factor
-    typical = np.sqrt(factor.column_squares / factor.sum_weights) + np.abs(factor.shift)
-    mean = problem.mean
-    if mean is not None:
-        typical = typical + np.abs(mean)
-    return np.abs(coef) @ typical + np.abs(intercept)
+    return np.abs(coef) @ problem.typical + np.abs(intercept)
 
 
 def _intercept_words(problem: Problem, b: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import _compiled
 from ._factor import Factor
 from ._filters import shrinkage, training_rows
 
@@ -43,10 +44,13 @@ class Table:
         Factors of some directions, or of all.
     mix : ndarray of shape (n_columns, n_directions), or None
         What the others are of these; None where ``columns`` has all.
+    whole : ndarray of shape (n_alphas, n_directions)
+        ``F``.
     """
 
     columns: np.ndarray
     mix: np.ndarray | None
+    whole: np.ndarray
 
     @property
     def width(self) -> int:
@@ -71,18 +75,21 @@ def table(factor: Factor, alphas: np.ndarray, n_rows: int) -> Table:
     F = shrinkage(factor, alphas)
     a, k = F.shape
     if n_rows * a * k < COMPRESSED or n_rows < min(a, k):
-        return Table(F, None)
+        return Table(F, None, F)
+    quickly = _compiled.skeleton(F, SKELETON)
+    if quickly is not None:
+        return Table(*quickly, F) if isinstance(quickly, tuple) else Table(F, None, F)
     from scipy.linalg import qr, solve_triangular
 
     R, order = qr(F, mode="r", pivoting=True)
     size = np.abs(R.diagonal())
     rank = int((size > SKELETON).sum())
     if rank * (a + k) > 0.75 * a * k:
-        return Table(F, None)
+        return Table(F, None, F)
     mix = np.empty((rank, k))
     mix[:, order[:rank]] = np.eye(rank)
     mix[:, order[rank:]] = solve_triangular(R[:rank, :rank], R[:rank, rank:])
-    return Table(np.ascontiguousarray(F[:, order[:rank]]), mix)
+    return Table(np.ascontiguousarray(F[:, order[:rank]]), mix, F)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +163,10 @@ def loo_pass(
         complement needs more care.
     """
     factors = table(factor, alphas, len(X))
+    if isinstance(factor.directions, np.ndarray):
+        quickly = _quick_pass(factor, factors, X, Y, sample_weight)
+        if quickly is not None:
+            return quickly
     weighted = np.zeros((len(alphas), Y.shape[1]))
     plain = np.zeros_like(weighted)
     kept = None
@@ -171,6 +182,35 @@ def loo_pass(
             kept[:, rows] = squares
     found = None if kept is None else Squares(factors.columns, kept)
     return (plain.copy() if sample_weight is None else weighted), plain, found
+
+
+def _quick_pass(
+    factor: Factor,
+    factors: Table,
+    X: np.ndarray,
+    Y: np.ndarray,
+    sample_weight: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, Squares | None] | None:
+    """The same by the compiled kernels, if they serve."""
+    kept = None
+    if factors.width * len(X) <= KEPT:
+        kept = np.empty((factors.width, len(X)))
+    found = _compiled.loo(
+        X,
+        Y,
+        sample_weight,
+        factor.basis,
+        (factor.shift, factor.y_shift),
+        factor.z,
+        factors.whole,
+        None if factors.mix is None else (factors.columns, factors.mix),
+        kept,
+    )
+    if found is None:
+        return None
+    weighted, plain, clear = found
+    squares = Squares(factors.columns, kept) if clear and kept is not None else None
+    return _infinite(weighted), _infinite(plain), squares
 
 
 def _infinite(sums: np.ndarray) -> np.ndarray:
@@ -204,7 +244,7 @@ def _blocks(factor, factors, X, Y, alphas, sample_weight):
     The last is None where the leverages need the whole table. The arrays are overwritten by the
     next block: fresh memory for each costs as much as the arithmetic.
     """
-    whole = factors if factors.mix is None else Table(shrinkage(factor, alphas), None)
+    whole = factors if factors.mix is None else Table(factors.whole, None, factors.whole)
     index = None if sample_weight is None else np.flatnonzero(sample_weight > 0)
     n = len(X) if index is None else len(index)
     a, t = len(alphas), Y.shape[1]

@@ -58,6 +58,13 @@ class Problem:
             return self.quick.mean
         return None if self.decomposition is None else self.decomposition.system.mean[0]
 
+    @cached_property
+    def typical(self) -> np.ndarray:
+        """Size of the entries of the columns, shape (n_features,)."""
+        factor, mean = self.factor, self.mean
+        found = np.sqrt(factor.column_squares / factor.sum_weights) + np.abs(factor.shift)
+        return found if mean is None else found + np.abs(mean)
+
     def enough(self, alpha: np.ndarray | float) -> bool:
         """Whether the bits of the sums suffice at these penalties, which mend the conditioning."""
         found, factor = self.equations, self.factor

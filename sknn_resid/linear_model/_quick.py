@@ -23,7 +23,9 @@ from functools import cached_property
 
 import numpy as np
 
+from . import _compiled
 from ._basis import power_of_two
+from ._compiled import Based, Centred
 from ._factor import Factor
 from ._filters import shrinkage
 from ._gram import Gram
@@ -88,6 +90,16 @@ class Quick:
         """Bits of a slice."""
         return slice_bits(len(self.scale), self.sums.slices)
 
+    @property
+    def rate(self) -> float:
+        """What is known of ``|I - S M|`` beforehand."""
+        return RATE * len(self.scale)
+
+    @property
+    def error(self) -> float:
+        """What the sums may lack, relative to their terms."""
+        return 2.0 ** (6.0 - self.sums.precision)
+
     def remainder(self, rhs: list[np.ndarray], x: np.ndarray, more: list[np.ndarray]) -> np.ndarray:
         """``rhs - G x - more`` in scaled coordinates, rounded at the end."""
         slices, q = self.sums.slices, len(self.scale)
@@ -108,6 +120,7 @@ class Quick:
         f: np.ndarray | float,
         last: float,
         reference: np.ndarray,
+        rate: float,
     ) -> bool:
         """Whether what one step leaves is below the last bit of every entry.
 
@@ -120,15 +133,17 @@ class Quick:
             Error of an entry that is allowed, relative to ``reference``.
         reference : ndarray of shape (q, m)
             ``|x|``, or the size of what an entry is a part of.
+        rate : float
+            Bound of ``|I - S M|_ij norm_j / norm_i``.
         """
         norms = (self.norms / self.scale)[:, None]
         B = np.abs(self.basis)
         spread = B @ (f * (B.T @ norms))  # |M| norms: all errors are bounded by their multiples
         q = len(norms)
         terms = norms.T @ np.abs(x)
-        left = RATE * q * ((1.0 / norms).T @ np.abs(remainder))
+        left = rate * ((1.0 / norms).T @ np.abs(remainder))
         if self.strict:
-            left += 2.0 ** (6.0 - self.sums.precision) * q * terms
+            left += self.error * q * terms
         else:
             reference = np.maximum(reference, SMALL * terms / norms)
         return bool((spread * left <= last * reference).all())
@@ -154,58 +169,77 @@ def quicken(sums: Gram, fit_intercept: bool, needed: float, strict: bool) -> Qui
     p, first = len(sums.shift), 1 - int(fit_intercept)
     if p == 0 or sums.n_rows < p + 1 - first or sums.slices not in (2, 3):
         return None
-    square = sums.xx[0].diagonal()
-    if not (square > 0).all():
+    centred = _compiled.centre(sums.xx, sums.xy, sums.yy, fit_intercept)
+    if centred is None:
+        centred = _centred(sums, fit_intercept)
+    if centred is False:
         return None
-    norms = np.sqrt(square)
-    scale = power_of_two(norms[1:])
-    if (scale != scale[0]).any():
-        return None
-    xx, xy, yy, mean, y_mean = _centred(sums) if fit_intercept else _plain(sums)
-    left, y_left = xx.diagonal(), sums.yy[0]
-    if (left < CENTRED * square[1:]).any() or not (yy >= CENTRED * y_left).all() or not yy.all():
-        return None
-    h, V = np.linalg.eigh(xx)
+    assert isinstance(centred, Centred)
+    h, V = _compiled.eigh(centred.xx)
     if not h[0] * SPREAD > h[-1]:
         return None
-    d = np.sqrt(h[::-1])
-    body = V[:, ::-1] / d
-    growth = float(((np.abs(body) * norms[1:, None]).sum(axis=0) ** 2).max())
-    if sums.precision < needed + max(1.0, np.log2(max(growth, 1.0))):
-        return None
     total = float(sums.xx[0, 0, 0])
-    z = body.T @ xy
-    basis = np.empty((1 + p, p + fit_intercept))
-    outside = np.maximum(yy - (z * z).sum(axis=0), 0.0)
-    basis[1:, 1 - first :] = body
-    basis[0, 1 - first :] = -(mean @ body)
-    values = d
-    if fit_intercept:
-        basis[1:, 0] = 0.0
-        basis[0, 0] = 1.0 / np.sqrt(total)
-        z = np.concatenate([(y_mean * np.sqrt(total))[None], z])
-        values = np.concatenate([[np.inf], d])
+    based = _compiled.based(h, V, centred, total, fit_intercept)
+    if based is None:
+        based = _based(h, V, centred, total, fit_intercept)
+    if sums.precision < needed + max(1.0, math.log2(max(based.growth, 1.0))):
+        return None
+    scale = centred.scale
     factor = Factor(
         n_rows=sums.n_rows,
         sum_weights=total,
         fit_intercept=fit_intercept,
         shift=sums.shift,
         y_shift=sums.y_shift,
-        directions=basis,
-        singular_values=values,
-        z=z,
+        directions=based.basis,
+        singular_values=based.values,
+        z=based.z,
         rank=p,
-        scaled_singular_values=d / scale[0],
+        scaled_singular_values=based.values[int(fit_intercept) :] / scale[1],
         dependent=np.zeros(0, dtype=int),
-        rss_outside=outside,
-        tss=yy,
-        column_squares=left.copy(),
+        rss_outside=based.outside,
+        tss=centred.yy,
+        column_squares=centred.xx.diagonal().copy(),
     )
-    scales = np.concatenate([power_of_two(norms[:1]), scale])
-    return Quick(sums, factor, norms[first:], scales[first:], mean, strict)
+    return Quick(sums, factor, centred.norms[first:], scale[first:], centred.mean, strict)
 
 
-def _centred(sums: Gram) -> tuple[np.ndarray, ...]:
+def _centred(sums: Gram, fit_intercept: bool) -> Centred | bool:
+    """Centred sums of products; False where a column or a target asks for more care."""
+    square = sums.xx[0].diagonal()
+    if not (square > 0).all():
+        return False
+    norms = np.sqrt(square)
+    scale = power_of_two(norms[1:])
+    if (scale != scale[0]).any():
+        return False
+    xx, xy, yy, mean, y_mean = _less_means(sums) if fit_intercept else _plain(sums)
+    left, y_left = xx.diagonal(), sums.yy[0]
+    if (left < CENTRED * square[1:]).any() or not (yy >= CENTRED * y_left).all() or not yy.all():
+        return False
+    return Centred(xx, xy, yy, mean, y_mean, norms, np.append(power_of_two(norms[:1]), scale))
+
+
+def _based(
+    h: np.ndarray, V: np.ndarray, centred: Centred, total: float, fit_intercept: bool
+) -> Based:
+    """Basis, singular values, coordinates of the targets, and what they leave."""
+    d = np.sqrt(h[::-1])
+    body = V[:, ::-1] / d
+    growth = float(((np.abs(body) * centred.norms[1:, None]).sum(axis=0) ** 2).max())
+    z = body.T @ centred.xy
+    outside = np.maximum(centred.yy - (z * z).sum(axis=0), 0.0)
+    basis = np.concatenate([-(centred.mean @ body)[None], body])
+    if fit_intercept:
+        lead = np.zeros((len(basis), 1))
+        lead[0] = 1.0 / np.sqrt(total)
+        basis = np.concatenate([lead, basis], axis=1)
+        z = np.concatenate([(centred.y_mean * np.sqrt(total))[None], z])
+        d = np.concatenate([[np.inf], d])
+    return Based(basis, d, z, outside, growth)
+
+
+def _less_means(sums: Gram) -> tuple[np.ndarray, ...]:
     """Centred sums of products, and the means, rounded at the end."""
     total, error = sums.xx[0, 0, 0], sums.xx[1, 0, 0]
     every = np.concatenate([sums.xx[:, 0, 1:], sums.xy[:, 0]], axis=1)
@@ -255,10 +289,23 @@ def solve_quickly(
     None where the last digits are not certain.
     """
     factor, sums = quick.factor, quick.sums
-    B, scale = quick.basis, quick.scale[:, None]
-    if alpha.max(initial=0.0) > LARGEST * scale.min() ** 2:
+    if alpha.max(initial=0.0) > LARGEST * float(quick.scale.min()) ** 2:
         return None
-    f = shrinkage(factor, alpha).T
+    f = np.ascontiguousarray(shrinkage(factor, alpha).T)
+    found = _compiled.solve(
+        (sums.xx, sums.xy, sums.yy),
+        factor.basis,
+        f,
+        alpha,
+        quick.norms,
+        quick.scale,
+        (sums.shift, sums.y_shift),
+        quick.rate,
+        quick.error if quick.strict else -1.0,
+    )
+    if found is not None:
+        return found if isinstance(found, tuple) else None
+    B, scale = quick.basis, quick.scale[:, None]
     g = sums.xy[:, quick.first :] / scale
     x = B @ (f * (B.T @ g[0]))
     own = int(factor.fit_intercept)
@@ -277,7 +324,10 @@ def solve_quickly(
         c, lost = _moved(user[:, :, 0], b, sums)
         # That of the shifted columns is a part of the intercept, and near 0 by the choice of shift.
         reference[0] = np.abs(c[0]) * scale[0]
-    if not (np.isfinite(words).all() and quick.certain(x, remainder, f, LAST / lost, reference)):
+    if not (
+        np.isfinite(words).all()
+        and quick.certain(x, remainder, f, LAST / lost, reference, quick.rate)
+    ):
         return None
     # |y - A x|^2 = y'y - x'(g + alpha P x), because the equations hold.
     terms = [*sums.yy, *-dot(words.transpose(0, 2, 1), g.transpose(0, 2, 1), 2)]
@@ -316,10 +366,28 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
     ndarray of shape (q, q), or None where the last digits are not certain
         Symmetric; without the row and column of an intercept if there is none.
     """
-    B, sums = quick.basis, quick.sums
+    sums = quick.sums
+    found = _compiled.covariance(
+        sums.xx,
+        quick.factor.basis,
+        quick.norms,
+        quick.scale,
+        sums.shift,
+        quick.rate,
+        quick.error if quick.strict else -1.0,
+    )
+    if found is not None:
+        return found if isinstance(found, np.ndarray) else None
+    B = quick.basis
     x = B @ B.T
     x = 0.5 * (x + x.T)  # exactly symmetric, whatever the product was
     remainder = quick.remainder([np.eye(len(x))], x, [])
+    # The remainder is I - S M itself; with what rounding adds to M and its product with it.
+    norms = quick.norms / quick.scale
+    rate = float((np.abs(remainder) * norms / norms[:, None]).max())
+    rate = 4.0 * (rate + 2.0**-51 * sum(B.shape))
+    if not rate <= quick.rate:
+        return None
     step = B @ (B.T @ remainder)
     step = 0.5 * (step + step.T)
     C = x + step
@@ -335,6 +403,8 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
         whole[0] = whole[:, 0] = cross[0] * scale[0]
         whole[0, 0] = float(variance[0]) * scale[0] ** 2
         reference[0] = reference[:, 0] = np.abs(whole[0])
-    if not (np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost, reference)):
+    if not (
+        np.isfinite(C).all() and quick.certain(C, remainder, 1.0, LAST / lost, reference, rate)
+    ):
         return None
     return whole / scale / scale[:, None]

@@ -13,6 +13,7 @@ import numpy as np
 
 from sknn_resid.linear_model._filters import distinct
 from sknn_resid.linear_model._least_squares import Problem, covariance, standard_variances
+from sknn_resid.linear_model._quick import covariance_quickly
 
 # Refined covariance matrices are kept up to this many numbers; beyond, only their diagonals are.
 MAX_KEPT = 2**18
@@ -93,9 +94,10 @@ def refined_covariance(problem: Problem, alpha: np.ndarray) -> Refined | None:
         return None
     # Diagonals are smaller than what they follow from; the smallest problems may need their rows.
     eager = large or (problem.quick is not None and problem.quick.strict)
-    refined = Refined(problem if eager else replace(problem, rows=None), alpha)
-    if eager:
-        _ = refined.found
+    if not eager:
+        return Refined(replace(problem, rows=None), alpha)
+    refined = Refined(problem, alpha)
+    _ = refined.found
     return refined
 
 
@@ -104,6 +106,10 @@ def _covariances(problem: Problem, alpha: np.ndarray) -> Covariances:
     if values.size * problem.factor.n_features**2 > MAX_KEPT:
         coef, intercept = standard_variances(problem, values)
         return Covariances(coef[which], intercept[which], None, None, which)
+    if problem.quick is not None and not alpha.any():
+        quickly = covariance_quickly(problem.quick)
+        if quickly is not None:
+            return _of_one(quickly, problem.factor.fit_intercept, which)
     found = [covariance(problem, float(value)) for value in values]
     coef = np.stack([np.diagonal(c.coef) for c in found])
     intercept = np.array([c.intercept_variance for c in found])
@@ -112,5 +118,18 @@ def _covariances(problem: Problem, alpha: np.ndarray) -> Covariances:
         intercept_variances=intercept[which],
         covariances=tuple(c.coef for c in found),
         intercept_covariances=tuple(c.intercept_covariance for c in found),
+        which=which,
+    )
+
+
+def _of_one(C: np.ndarray, fit_intercept: bool, which: np.ndarray) -> Covariances:
+    """From the covariance of [intercept, coefficients], or of coefficients alone."""
+    own = int(fit_intercept)
+    diagonal = C.diagonal()
+    return Covariances(
+        variances=diagonal[own:][None][which],
+        intercept_variances=(diagonal[:1] if own else np.full(1, np.nan))[which],
+        covariances=(C[own:, own:],),
+        intercept_covariances=(C[0, 1:] if own else np.full(len(C), np.nan),),
         which=which,
     )

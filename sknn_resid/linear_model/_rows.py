@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sknn_resid.linear_model import _compiled
 from sknn_resid.linear_model._factor import Factor
 from sknn_resid.linear_model._filters import complement, distinct, shrinkage, training_rows
 from sknn_resid.linear_model._inference import ratio
+from sknn_resid.linear_model._least_squares import Solution, residuals
 
 # 1 - h below this is rounding: the row determines its own fit.
 MIN_SLACK = 16 * np.finfo(np.float64).eps
@@ -34,6 +36,41 @@ class RowStatistics:
 
     leverage: np.ndarray
     loo_residuals: np.ndarray
+
+
+def residuals_and_statistics(
+    solution: Solution,
+    factor: Factor,
+    X: np.ndarray,
+    Y: np.ndarray,
+    alpha: np.ndarray,
+    sample_weight: np.ndarray | None,
+    leverages: np.ndarray | None = None,
+) -> tuple[np.ndarray, RowStatistics]:
+    """Residuals of the training rows, and what is said about them.
+
+    Parameters
+    ----------
+    solution : Solution
+        At these penalties.
+    factor, X, alpha, sample_weight, leverages
+        As :func:`row_statistics`.
+    Y : ndarray of shape (n_samples, n_targets)
+        Targets.
+    """
+    if leverages is None and isinstance(factor.directions, np.ndarray):
+        values, _ = distinct(alpha)
+        found = None
+        if len(values) == 1:
+            f = shrinkage(factor, values)[0]
+            parts = solution.coef, solution.intercept, factor.directions, factor.shift, f
+            found = _compiled.rows(X, Y, *parts, solution.reach, sample_weight)
+        if found is not None:
+            well, errors, leverages, without = found
+            if well:
+                return errors, RowStatistics(leverages, without)
+    errors = residuals(solution, X, Y)
+    return errors, row_statistics(factor, X, errors, alpha, sample_weight, leverages)
 
 
 def row_statistics(

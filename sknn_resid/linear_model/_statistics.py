@@ -56,7 +56,7 @@ class InferenceMixin:
         return fitted
 
     def _warn_without_df(self, fitted: FittedLinear, stacklevel: int = 3) -> None:
-        if not (fitted.df_resid > 0).all():
+        if not fitted.can_estimate:
             plus = " plus an intercept" if fitted.factor.fit_intercept else ""
             warnings.warn(
                 f"No residual degrees of freedom: {fitted.n_obs:g} observations, rank "

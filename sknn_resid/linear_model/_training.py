@@ -17,13 +17,12 @@ from sknn_resid.linear_model._least_squares import (
     Problem,
     Solution,
     prepare,
-    residuals,
     solve,
 )
 from sknn_resid.linear_model._refined import refined_covariance
 from sknn_resid.linear_model._rows import (
     RowStatistics,
-    row_statistics,
+    residuals_and_statistics,
     sandwich,
     warn_full_leverage,
 )
@@ -163,9 +162,8 @@ def fit_problem(
     Outcome
     """
     solution = solve(problem, alpha)
-    errors = residuals(solution, rows.X, rows.Y)
-    statistics = row_statistics(
-        problem.factor, rows.X, errors, alpha, rows.sample_weight, leverages
+    errors, statistics = residuals_and_statistics(
+        solution, problem.factor, rows.X, rows.Y, alpha, rows.sample_weight, leverages
     )
     robust = None
     if cov_type != "nonrobust":
