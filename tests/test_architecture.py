@@ -75,6 +75,7 @@ FLOORS = {
     "engine.gradient_flow": 29,
     "engine.history": 30,
     "engine.job": 31,
+    "engine.forward": 31,
     "engine.fitted": 32,
     "engine.residual_fitted": 32,
     "engine.trace": 33,

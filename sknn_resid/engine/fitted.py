@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.data import Features, as_tensor, row_chunks
+from sknn_resid.engine.forward import LARGEST, LOGITS, POSITIVE, forward_pass, link_of
 from sknn_resid.engine.kernels import NARROW
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.threads import blas_threads_only
@@ -48,6 +50,9 @@ class FittedNetwork:
 
     def outputs(self, X: Features, device: torch.device | None = None) -> np.ndarray:
         """Predictions on the scale of the target (after the link), shape (n, K)."""
+        done = self.compiled(X, link_of(self.loss)) if _is_cpu(device) else None
+        if done is not None:
+            return done
         out = self._empty(X, self.coefs[-1].shape[1])
         for rows, z_KB in self.chunks(X, device):
             out[rows] = self.loss.link_(z_KB).T.cpu().numpy()
@@ -55,6 +60,9 @@ class FittedNetwork:
 
     def logits(self, X: Features, device: torch.device | None = None) -> np.ndarray:
         """Raw outputs z, shape (n, K)."""
+        done = self.compiled(X, LOGITS) if _is_cpu(device) else None
+        if done is not None:
+            return done
         out = self._empty(X, self.coefs[-1].shape[1])
         for rows, z_KB in self.chunks(X, device):
             out[rows] = z_KB.T.cpu().numpy()
@@ -63,11 +71,26 @@ class FittedNetwork:
     def hidden(self, X: Features, device: torch.device | None = None) -> np.ndarray:
         """Activations of the last hidden layer, shape (n, H); X itself without hidden layers."""
         out = self._empty(X, self.coefs[-1].shape[0])
+        hidden = self.coefs[:-1], self.intercepts[:-1], self.activations
+        if _is_cpu(device) and hidden[0] and forward_pass(*hidden, X, out, LOGITS):
+            return out
         network = self._forward(device or _CPU, int(X.shape[0]))
         with self._quiet(X, device):
             for rows in row_chunks(int(X.shape[0]), network.chunk):
                 out[rows] = network.hidden(X[rows]).cpu().numpy()
         return out
+
+    def compiled(self, X: Features, link: str | None, *, only_finite: bool = False) -> Any:
+        """What ``link`` (see `forward`) asks for, by the compiled module; None: go another way.
+
+        With ``only_finite`` also None where X has a number that is not finite.
+        """
+        n_rows, K = int(X.shape[0]), self.coefs[-1].shape[1]
+        shape = n_rows if link == LARGEST else (n_rows, K)
+        dtype = np.int64 if link in (LARGEST, POSITIVE) else self.coefs[0].dtype
+        out = np.empty(shape, dtype=dtype)
+        network = self.coefs, self.intercepts, self.activations
+        return out if forward_pass(*network, X, out, link, only_finite=only_finite) else None
 
     def chunks(
         self, X: Features, device: torch.device | None = None
@@ -123,6 +146,12 @@ class FittedNetwork:
 
 
 _CPU = torch.device("cpu")
+
+
+def _is_cpu(device: torch.device | None) -> bool:
+    return device is None or device.type == "cpu"
+
+
 _ONE_ROW = slice(0, 1)
 
 

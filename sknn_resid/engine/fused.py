@@ -1,10 +1,11 @@
 """Blocks and ends of residual networks in compiled operations, each of them several passes in one.
 
 The same derivatives as in `branches` and `norms`, for the form that is used most: max(0, z) as the
-activation, batch normalization or none, x + F(x) with every branch in every step, products and all
-else in one precision of the processor's. What differs is how much is done on one way through
-memory: bias, activation and the sum x + F(x) at the end of a product, normalization and activation
-together, a derivative and the sums over rows that its parameters need.
+activation, any normalization, x + F(x) with every branch in every step, products and all else in
+one precision of the processor's, no product so large that it were worth several threads. What
+differs is how much is done on one way through memory: bias, activation and the sum x + F(x) at the
+end of a product, normalization and activation together, a derivative and the sums over rows that
+its parameters need.
 
 A dropout mask acts on the rows of the matrix behind it, (h m) W = h (m W): a matrix is smaller than
 a batch of activations, and what does not have to be kept need not be written.
@@ -22,6 +23,10 @@ from sknn_resid.engine.branches import Bound
 from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec, Skip
 
+# Multiplications of one product. Compiled products run on one thread: below this they take less
+# than a millisecond, beyond it BLAS's threads are worth more than what is fused.
+MOST_WORK = 50_000_000
+
 
 def suits(bound: Bound) -> bool:
     """Whether the fused operations know all of this network, and nobody watches."""
@@ -31,15 +36,20 @@ def suits(bound: Bound) -> bool:
         and bound.watch is None
         and bound.kept is None
         and bound.keep_ML1 is None
+        and bound.n * _largest_matrix(spec) <= MOST_WORK
         and compiled.available(bound.x)
     )
+
+
+def _largest_matrix(spec: ResidualSpec) -> int:
+    inside = max((rows * columns for rows, columns in spec.layer_widths), default=0)
+    return max(inside, spec.n_inputs * spec.width)
 
 
 def spec_suits(spec: ResidualSpec) -> bool:
     """Whether the fused operations know this structure."""
     return (
         isinstance(spec.activation, Relu)
-        and spec.normalization in (Normalization.BATCH, Normalization.NONE)
         and spec.skip is Skip.IDENTITY
         and spec.product_dtype == spec.dtype
     )
@@ -87,32 +97,43 @@ def scale_rows(a_Mij: Tensor, factor_Mi: Tensor, out_Mij: Tensor) -> Op:
 
 
 class FusedNorm:
-    """Batch normalization at one place, and max(0, .) of it if ``relu``."""
+    """The normalization at one place, and max(0, .) of it if ``relu``."""
 
     def __init__(self, bound: Bound, key: str, width: int, name: str, *, relu: bool) -> None:
         self._bound, self._name, self._relu = bound, name, relu
+        self._by_rows = bound.spec.normalization is Normalization.LAYER
         self._kept = bound.buffer(f"{key}.kept", width)
         self.y = bound.buffer(f"{key}.y", width)
-        shape = (len(bound.x), width)
-        self._inverse, self._slope = (
-            bound.memory.fixed(f"{key}.{part}", shape, bound.spec.dtype)
-            for part in ("inverse", "slope")
-        )
+        shape, dtype = (len(bound.x), width), bound.spec.dtype
+        if self._by_rows:
+            self._inverse = bound.buffer(f"{key}.inverse", 1)[:, :, 0]
+        else:
+            self._inverse = bound.memory.fixed(f"{key}.inverse", shape, dtype)
+            self._slope = bound.memory.fixed(f"{key}.slope", shape, dtype)
 
     def forward(self, x: Tensor) -> Op:
         """Write the normalized ``x`` into ``y``."""
         gamma, beta = (self._bound.values[f"{self._name}.{p}"] for p in ("gamma", "beta"))
+        epsilon = self._bound.spec.norm_epsilon
+        if self._by_rows:
+            arrays = [x, gamma, beta, self._kept, self._inverse, self.y]
+            return _bind("layer_norm", [*arrays], epsilon, self._relu)
         arrays = [x, self._bound.r_M1B[:, 0], gamma, beta]
         arrays += [self._kept, self._inverse, self._slope, self.y]
-        return _bind("batch_norm", [*arrays], self._bound.spec.norm_epsilon, self._relu)
+        return _bind("batch_norm", [*arrays], epsilon, self._relu)
 
     def backward(self, dy: Tensor, dx: Tensor, *, add: bool) -> list[Op]:
         """From dJ/dy, which is used up, to dJ/dx, written into ``dx`` or added."""
         q, after_q = self._bound.sink.target(f"{self._name}.gamma")
         s, after_s = self._bound.sink.target(f"{self._name}.beta")
-        arrays = [dy, self.y if self._relu else None, self._bound.r_M1B[:, 0], self._kept]
-        arrays += [self._inverse, self._slope, q, s, dx]
-        return [_bind("batch_norm_back", arrays, add), *after_q, *after_s]
+        arrays = [dy, self.y if self._relu else None]
+        if self._by_rows:
+            arrays += [self._bound.values[f"{self._name}.gamma"], self._kept, self._inverse]
+            op = _bind("layer_norm_back", [*arrays, q, s, dx], add)
+        else:
+            arrays += [self._bound.r_M1B[:, 0], self._kept, self._inverse, self._slope]
+            op = _bind("batch_norm_back", [*arrays, q, s, dx], add)
+        return [op, *after_q, *after_s]
 
     @property
     def activated(self) -> Activated:

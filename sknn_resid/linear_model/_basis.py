@@ -89,14 +89,16 @@ def directions(
     """
     p = xx.shape[1]
     scale = power_of_two(np.sqrt(np.maximum(xx[0].diagonal(), 0.0)))
-    scaled = xx / scale / scale[:, None]
+    # One scale for all is the usual case; a large matrix is gone through once then.
+    same = p > 0 and (scale == scale[0]).all()
+    scaled = xx / scale[0] ** 2 if same else xx / scale / scale[:, None]
     if not p or scaled[0].diagonal().max() <= 0:
         return Directions(scale, np.eye(p), np.zeros(p), 0, 1.0, False)
     vectors, values, missing = _resolve(scaled, slices, precision)
     rank = min(int((values > _tolerance(p) * values[0]).sum()), p - missing, max_rank)
     size = norms / scale
-    weight = np.abs(vectors[:, :rank] / values[:rank]) * size[:, None]
-    growth = float((weight.sum(axis=0) ** 2).max()) if rank else 1.0
+    weight = size @ np.abs(vectors[:, :rank]) / values[:rank]
+    growth = float((weight**2).max()) if rank else 1.0
     # Squares of values: the last one kept and all those dropped must stand above the noise.
     noise = 2.0**-precision * size.max() ** 2 * p
     limit = (2.0**-3 * _tolerance(p) * values[0]) ** 2

@@ -63,17 +63,23 @@ def check_rows(
         X, y = validate_data(
             estimator, X, y, dtype=np.float64, multi_output=True, y_numeric=True, reset=reset
         )
-    Y = np.asarray(y, dtype=np.float64)
+    Y = _aligned(np.asarray(y, dtype=np.float64))
     single = Y.ndim == 1
     Y = Y[:, None] if single else Y
+    weights = check_weights(sample_weight, X)
     return TrainingRows(
-        X=X,
+        X=_aligned(X),
         Y=Y,
-        sample_weight=check_weights(sample_weight, X),
+        sample_weight=None if weights is None else _aligned(weights),
         repetitions=weight_type == "frequency",
         single_target=single,
         target_names=names or tuple([f"y{k}" for k in range(Y.shape[1])]),
     )
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """The numbers where a processor expects them, as the fields of packed records are not."""
+    return array if array.flags.aligned else array.copy()
 
 
 def _nothing_to_convert(estimator: Any, X: Any, y: Any) -> bool:
@@ -84,6 +90,8 @@ def _nothing_to_convert(estimator: Any, X: Any, y: Any) -> bool:
     """
     for array in (X, y):
         if type(array) is not np.ndarray or array.dtype != np.float64 or not array.size:
+            return False
+        if not array.flags.aligned:
             return False
     if X.ndim != 2 or y.ndim not in (1, 2) or len(X) != len(y):
         return False

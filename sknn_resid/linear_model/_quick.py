@@ -382,13 +382,14 @@ def covariance_quickly(quick: Quick) -> np.ndarray | None:
     x = B @ B.T
     x = 0.5 * (x + x.T)  # exactly symmetric, whatever the product was
     remainder = quick.remainder([np.eye(len(x))], x, [])
-    # The remainder is I - S M itself; with what rounding adds to M and its product with it.
+    # The remainder is I - S M itself, for M = x; with what rounding adds to its product with M, and
+    # twice that, because |S^-1| is only nearly |M|.
     norms = quick.norms / quick.scale
     rate = float((np.abs(remainder) * norms / norms[:, None]).max())
-    rate = 4.0 * (rate + 2.0**-51 * sum(B.shape))
+    rate = 2.0 * (rate + 2.0**-53 * (8 + len(x)))
     if not rate <= quick.rate:
         return None
-    step = B @ (B.T @ remainder)
+    step = x @ remainder
     step = 0.5 * (step + step.T)
     C = x + step
     scale, lost, reference, whole = quick.scale, 1.0, np.abs(C), C

@@ -16,6 +16,7 @@ from ._gram import gram
 from ._words import add
 
 COLUMNS = 512  # of X at a time
+NUMBERS = 2**18  # of a block of rows that is read twice
 
 
 def factorise_wide(
@@ -86,8 +87,13 @@ def factorise_wide(
 def _mean(X: np.ndarray, w: np.ndarray | None, total: float) -> np.ndarray:
     """Weighted means, taken twice: the second time of what the first left."""
     first = X.mean(axis=0) if w is None else w @ X / total
-    rest = X - first
-    return first + (rest.mean(axis=0) if w is None else w @ rest / total)
+    rest = np.zeros(X.shape[1])
+    step = max(1, NUMBERS // max(1, X.shape[1]))
+    for start in range(0, len(X), step):
+        part = slice(start, start + step)
+        left = X[part] - first
+        rest += left.sum(axis=0) if w is None else w[part] @ left
+    return first + rest / total
 
 
 def _left_directions(
@@ -100,8 +106,9 @@ def _left_directions(
     """Directions of the rows, and the sums of squares of the columns."""
     n, p = X.shape
     K, squares = np.zeros((n, n)), np.zeros(p)
+    product = np.empty_like(K)  # fresh memory for each block takes as long as adding it up
     for _, Z in _blocks(X, mean, root, squares, penalty):
-        K += Z @ Z.T
+        K += np.matmul(Z, Z.T, out=product)
     norms = np.sqrt(np.maximum(K.diagonal(), 0.0))
     max_rank = n - centred
     found = directions(K[None], norms, 49.0, 1, max_rank)

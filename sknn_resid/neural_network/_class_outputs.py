@@ -26,14 +26,16 @@ class ClassPredictor(NetworkPredictor):
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Predicted labels.
         """
+        codes = self._at_once(X, self._codec.link) if hasattr(self, "coefs_") else None
+        if codes is not None:
+            return self._codec.decode(self._codec.single_codes(codes))
         features, home = self._checked(X, "predict")
         network = self._network()
         if isinstance(features, torch.Tensor):
             logits = as_numpy(network.run_on_device(features, linked=False))
             codes = self._codec.codes_from_logits(logits)
         else:
-            chunks = network.chunks(features, self._prediction_device())
-            codes = self._codec.codes_from_chunks(chunks, features.shape[0])
+            codes = self._codec.codes_of(network, features, self._prediction_device())
         return home.send(self._codec.decode(codes))
 
     def predict_proba(self, X):

@@ -20,7 +20,9 @@ from sklearn.utils.multiclass import (
 )
 
 from sknn_resid._sklearn_compat import check_partial_fit_first_call
-from sknn_resid.engine.fitted import FEW_NUMBERS
+from sknn_resid.engine.data import Features
+from sknn_resid.engine.fitted import FEW_NUMBERS, FittedNetwork
+from sknn_resid.engine.forward import LARGEST, POSITIVE
 from sknn_resid.engine.losses import BinaryCrossEntropy, Loss, SoftmaxCrossEntropy
 from sknn_resid.neural_network._arrays import as_numpy
 
@@ -86,6 +88,24 @@ class LabelCodec:
             return (z_NK > 0).astype(np.intp)
         return np.column_stack([z_NK[:, part].argmax(1) for part in self.head_slices()])
 
+    @property
+    def link(self) -> str | None:
+        """What the compiled module is asked for to give codes, see `engine.forward`."""
+        return {"multiclass": LARGEST, "multioutput": None}.get(self.kind, POSITIVE)
+
+    def single_codes(self, codes: np.ndarray) -> np.ndarray:
+        """What it gave, (n, 1) for a binary problem, as `codes_from_logits` gives it."""
+        return codes[:, 0] & (len(self.classes) > 1) if self.kind == "binary" else codes
+
+    def codes_of(
+        self, network: FittedNetwork, X: Features, device: torch.device | None
+    ) -> np.ndarray:
+        """As `codes_from_logits`, from rows, never holding all logits."""
+        codes = network.compiled(X, self.link) if device is None else None
+        if codes is not None:
+            return self.single_codes(codes)
+        return self.codes_from_chunks(network.chunks(X, device), int(X.shape[0]))
+
     def codes_from_chunks(
         self, chunks: Iterable[tuple[slice, torch.Tensor]], n_rows: int
     ) -> np.ndarray:
@@ -109,7 +129,15 @@ class LabelCodec:
             return np.column_stack(columns)
         if len(self.classes) == 1:
             return np.repeat(self.classes, len(codes))
+        if self._codes_are_labels(codes):
+            return codes
         return self.classes[codes]
+
+    def _codes_are_labels(self, codes: np.ndarray) -> bool:
+        """Whether the sorted classes are 0, 1, 2, ... of the codes' own type."""
+        first, last = self.classes[0], self.classes[-1]
+        same = type(self.classes) is np.ndarray and self.classes.dtype == codes.dtype
+        return same and first == 0 and last == len(self.classes) - 1
 
     def probabilities(self, outputs_NK: Any) -> Any:
         """What ``predict_proba`` gives, from linked outputs (array or tensor)."""

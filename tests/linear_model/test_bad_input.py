@@ -403,3 +403,60 @@ def test_no_alpha_can_be_scored(rows):
     X, y = rows
     with pytest.raises(ValueError, match="No alpha has a finite score"):
         RidgeCV([1.0, 2.0], criterion="aic", penalty_weights=[0, 0, 0]).fit(X[:4], y[:4])
+
+
+class _Strange(OLS):
+    """Defined with a value that no check lets pass."""
+
+    def __init__(self, refine="auto", cov_type="of my own"):
+        super().__init__(refine=refine, cov_type=cov_type)
+
+
+class _WithMore(Ridge):
+    """With a parameter that has no constraint."""
+
+    def __init__(self, alpha=1.0, note=None):
+        super().__init__(alpha=alpha)
+        self.note = note
+
+
+@pytest.mark.parametrize("model", [OLS, Ridge, RidgeCV])
+def test_parameters_are_checked_at_each_fit_though_defaults_are_known(model):
+    X, y = np.arange(12.0).reshape(6, 2) ** 2, np.arange(6.0)
+    fitted = model().fit(X, y)
+    for name, value in [("fit_intercept", "yes"), ("refine", "much"), ("cov_type", "HC9")]:
+        before = getattr(fitted, name)
+        with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of"):
+            fitted.set_params(**{name: value}).fit(X, y)
+        fitted.set_params(**{name: before}).fit(X, y)
+    same = "".join(["au", "to"])  # equal to the default, and not the same object
+    model(refine=same).fit(X, y)
+
+
+def test_defaults_of_subclasses_are_checked_too():
+    X, y = np.arange(12.0).reshape(6, 2) ** 2, np.arange(6.0)
+    for _ in range(2):
+        with pytest.raises(InvalidParameterError, match="The 'cov_type' parameter of _Strange"):
+            _Strange().fit(X, y)
+    _Strange(cov_type="HC1").fit(X, y)
+    assert _WithMore(note=[1]).fit(X, y).note == [1]
+    model = OLS()
+    del model.refine
+    with pytest.raises(AttributeError, match="refine"):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize("model", ALL, ids=str)
+def test_numbers_that_are_not_aligned(model, rows):
+    """Fields of packed records, and views that no processor would lay out like this."""
+    X, y = rows
+    table = np.zeros(20, dtype=[("flag", "i1"), ("x", "f8", 3), ("y", "f8"), ("w", "f8")])
+    table["x"], table["y"], table["w"] = X, y, 1.0
+    assert not table["x"].flags.aligned
+    found = clone(model).fit(table["x"], table["y"], sample_weight=table["w"])
+    np.testing.assert_array_equal(found.coef_, clone(model).fit(X, y).coef_)
+    backwards = clone(model).fit(X[::-1, ::-1], y[::-1])
+    np.testing.assert_array_equal(backwards.coef_[::-1], found.coef_)
+    np.testing.assert_array_equal(backwards.leverage_[::-1] > 0, True)
+    X.flags.writeable = y.flags.writeable = False
+    np.testing.assert_array_equal(clone(model).fit(X, y).coef_, found.coef_)

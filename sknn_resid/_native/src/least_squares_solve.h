@@ -355,7 +355,7 @@ static double measured_rate(const struct step *s, const double *norms)
             double part = fabs(s->R[i * s->wide + j]) * (norms[j] / s->scale[j]) / (norms[i] / s->scale[i]);
             largest = part > largest ? part : largest;
         }
-    return 4.0 * (largest + 0x1p-51 * (double)(s->q + s->k));
+    return 2.0 * (largest + 0x1p-53 * (double)(s->q + 8));
 }
 
 static int inverted(struct step *s, const double *norms, int moved, double rate, double error,

@@ -53,6 +53,8 @@ static const struct kind kinds[] = {
     KIND(gemm, "~MIJ ~MJK >MIK ?MK ?MI", 1, 0, NULL),
     KIND(batch_norm, "MBH MB MH MH >MBH >MH >MH >MBH", 2, 0, NULL),
     KIND(batch_norm_back, ">MBH ?MBH MB MBH MH MH >MH >MH >MBH", 1, 0, two_lines),
+    KIND(layer_norm, "MBH MH MH >MBH >MB >MBH", 2, 0, NULL),
+    KIND(layer_norm_back, ">MBH ?MBH MH MBH MB >MH >MH >MBH", 1, 0, NULL),
     KIND(relu_back, ">MBH MBH >MH", 0, 0, NULL),
     KIND(sum_rows, "MBH >MH", 0, 0, NULL),
     KIND(sum_columns, "MBH >MB", 0, 0, NULL),
