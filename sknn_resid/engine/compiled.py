@@ -17,7 +17,9 @@ from torch import Tensor
 
 from sknn_resid.engine import native
 from sknn_resid.engine.data import Features, RowOrder
+from sknn_resid.engine.gradient_flow import FlowRecorder
 from sknn_resid.engine.job import TrainJob
+from sknn_resid.engine.kernels import Op
 from sknn_resid.engine.losses import Loss
 from sknn_resid.engine.native import Code, NativeRun
 from sknn_resid.engine.network import StackedNetwork
@@ -40,7 +42,6 @@ def compiles(jobs: Sequence[TrainJob]) -> bool:
         and network.loss.code is not None
         and all(function.code is not None for function in network.activations)
         and train.optimizer.kind is not OptimizerKind.LBFGS
-        and not train.record_flow
         and train.average_horizon == 0
         and not any(job.train.dropout for job in jobs)
         and all(job.device.type == "cpu" and _readable(job.data.X, network) for job in jobs)
@@ -163,12 +164,15 @@ class CompiledSegment:
         Loading and training.
     steps : NativeRun or None
         Training alone, for a single batch of a single source: its rows may lie in place already.
+    halves : (NativeRun, NativeRun) or None
+        Up to the gradient of the data term and on from there, where somebody looks in between.
     """
 
     bank: CompiledBank
     batches: slice
     whole: NativeRun
     steps: NativeRun | None
+    halves: tuple[NativeRun, NativeRun] | None
 
     def load_rows(self, sources: Sequence[Source], first: int) -> None:
         """Which rows each batch consists of; ``first`` is the place of the first in the epoch."""
@@ -178,15 +182,40 @@ class CompiledSegment:
             rows_N[: end - begin] = source.order.rows(begin, end)
 
     def run(
-        self, ranges: Sequence[tuple[int, int]], poll: Callable[[], None] | None, *, loaded: bool
+        self,
+        ranges: Sequence[tuple[int, int]],
+        poll: Callable[[], None] | None,
+        recorder: FlowRecorder | None,
+        *,
+        loaded: bool,
     ) -> None:
         """Train these models on all batches."""
         run = self.steps if loaded and self.steps is not None else self.whole
-        n_batches = self.bank.n_slots
-        for first in range(0, n_batches, BATCHES_PER_CALL):
+        first, n_batches = 0, self.bank.n_slots
+        while first < n_batches:
             if poll is not None:
                 poll()
-            run.slots(ranges, first, min(first + BATCHES_PER_CALL, n_batches))
+            if recorder is not None and self.batches.start + first in recorder.batches:
+                self._watched(ranges, first, recorder)
+                first += 1
+                continue
+            stop = min(first + BATCHES_PER_CALL, n_batches)
+            if recorder is not None:
+                due = [b - self.batches.start for b in recorder.batches]
+                stop = min([stop, *(g for g in due if g > first)])
+            run.slots(ranges, first, stop)
+            first = stop
+
+    def _watched(self, ranges: Sequence[tuple[int, int]], g: int, recorder: FlowRecorder) -> None:
+        """One batch, the recorder looking between gradient and update, and after."""
+        assert self.halves is not None
+        before, after = self.halves
+        before.slots(ranges, g, g + 1)
+        r_M1B = self.bank.r_MG1B[:, g]
+        M = len(self.bank.decay_MG)
+        recorder.before_update(r_M1B.expand(M, *r_M1B.shape[1:]))
+        after.slots(ranges, g, g + 1)
+        recorder.after_update(self.batches.start + g)
 
 
 class CompiledEpoch:
@@ -207,6 +236,8 @@ class CompiledEpoch:
         Rows of a full batch.
     penalised : bool
         Whether the L2 term belongs to the gradient.
+    recorder : FlowRecorder or None
+        Looks at one batch of each model in an epoch.
     """
 
     def __init__(
@@ -219,10 +250,11 @@ class CompiledEpoch:
         batch: int,
         *,
         penalised: bool,
+        recorder: FlowRecorder | None = None,
     ) -> None:
         self._network, self._optimizer, self._tally = network, optimizer, tally
         self._sources, self._clip_M, self._penalised = sources, clip_M, penalised
-        self._batch = batch
+        self._batch, self._recorder = batch, recorder
         n_batches, tail = max_rows_per_batch([source.n_rows for source in sources], batch)
         n_full = n_batches - (tail < batch)
         parts = [(slice(0, n_full), batch), (slice(n_full, n_batches), tail)]
@@ -241,18 +273,30 @@ class CompiledEpoch:
         starts = batches.start * self._batch + rows * np.arange(bank.n_slots)
         n_rows = np.array([source.n_rows for source in sources])
         bank.count_SG[:] = np.clip(n_rows[:, None] - starts, 0, rows)
-        ops = network.bind(bank.slot, penalised=self._penalised)
+        ops = self._bind(bank)
+        gradient = ops.index(_look) if self._recorder is not None else len(ops)
+        halves, steps = None, None
+        load = [_gather(bank, sources), _targets(bank, network.spec.loss, sources)]
+        if self._recorder is not None:
+            halves = (
+                bank.advancing(_one(native.join([*load, *ops[:gradient]]))),
+                bank.advancing(_one(native.join(ops[gradient + 1 :]))),
+            )
+            del ops[gradient]
+        if batches == slice(0, 1) and len(sources) == 1:
+            steps = bank.advancing(_one(native.join(ops)))
+        whole = bank.advancing(_one(native.join([*load, *ops])))
+        return CompiledSegment(bank, batches, whole, steps, halves)
+
+    def _bind(self, bank: CompiledBank) -> list[Op]:
+        """All operations of a batch that is loaded; a look stands where the recorder looks."""
+        network, looks = self._network, [_look] if self._recorder is not None else []
+        ops = network.bind(bank.slot, penalised=self._penalised, before_penalty=looks)
         if self._penalised:
             ops.insert(0, network.bind_penalty(bank.slot.square_M))
         if self._clip_M is not None:
             ops += network.bind_clipping(self._clip_M)
-        ops.append(self._optimizer.compiled_step(bank.rate_GM[0], bank.live_GM[0]))
-        load = [_gather(bank, sources), _targets(bank, network.spec.loss, sources)]
-        steps = None
-        if batches == slice(0, 1) and len(sources) == 1:
-            steps = bank.advancing(_one(native.join(ops)))
-        whole = bank.advancing(_one(native.join([*load, *ops])))
-        return CompiledSegment(bank, batches, whole, steps)
+        return [*ops, self._optimizer.compiled_step(bank.rate_GM[0], bank.live_GM[0])]
 
     def run(
         self,
@@ -280,10 +324,16 @@ class CompiledEpoch:
             if factors_M is not None:
                 for g in range(bank.n_slots):
                     bank.rate_GM[g] = scaled(rates_M, factors_M, batches.start + g)
-            segment.run(ranges, poll, loaded=loaded)
+            segment.run(ranges, poll, self._recorder, loaded=loaded)
             tally.value_Mb[:, batches] = bank.value_GM.T
             if self._penalised:
                 tally.square_Mb[:, batches] = bank.square_GM.T
+        if self._recorder is not None:
+            self._recorder.end_epoch()
+
+
+def _look() -> None:
+    """Marks a place in a list of operations."""
 
 
 def scaled(rates_M: Sequence[float], factors_M: Sequence[np.ndarray | None], k: int) -> list[float]:

@@ -111,7 +111,7 @@ class Stack:
             [job.train for job in jobs],
             [member.generator for member in members],
             [job.input_scale for job in jobs],
-            model_by_model=in_one,
+            model_by_model=in_one and not first.train.record_flow,
         )
         self.params_M = list(self.network.params_MP)  # one view a model
         self._orders = [member.order for member in members]
@@ -167,12 +167,13 @@ class Stack:
             ).to(first.device)
         self._targets = [target_tensor(member.job) for member in self._sources]
         self._features = _features_on_device([member.job for member in self._sources])
-        self.compiled = self._compile() if in_one else None
-        self._segments = [] if in_one else self._make_segments()
-        self._loaded = False
         self.recorder: FlowRecorder | None = None
         if first.train.record_flow:
             self.recorder = FlowRecorder(self.network, self._n_rows.tolist(), self.batch)
+        self.compiled = self._compile() if in_one else None
+        self._segments = [] if in_one else self._make_segments()
+        self._loaded = False
+        if self.recorder is not None:
             self._bind_recorder(self.recorder)
 
     # -- memory ------------------------------------------------------------------------------
@@ -238,6 +239,7 @@ class Stack:
             self._clip_norms() if clipped else None,
             self.batch,
             penalised=self._penalised,
+            recorder=self.recorder,
         )
 
     def _clip_norms(self) -> Tensor:

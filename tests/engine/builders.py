@@ -451,7 +451,7 @@ class _Observed:
         self.bank, self.batches = segment.bank, segment.batches
         self.load_rows = segment.load_rows
 
-    def run(self, ranges, poll, *, loaded: bool) -> None:
+    def run(self, ranges, poll, recorder, *, loaded: bool) -> None:
         assert not self.bank.rate_GM.any()
         for g in range(self.bank.n_slots):
             (self._segment.steps if loaded else self._segment.whole).slots(ranges, g, g + 1)

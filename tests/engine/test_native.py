@@ -122,7 +122,6 @@ def test_what_is_not_compiled():
     ties = Ties(layers=(), places=(((0, 0, 0), (0, 1, 1)),))
     others = {
         "dropout": replace(job, train=replace(job.train, dropout=0.1)),
-        "record": replace(job, train=replace(job.train, record_flow=True)),
         "sparse": replace(job, data=replace(job.data, X=scipy.sparse.csr_array(X))),
         "column-major": replace(job, data=replace(job.data, X=np.asfortranarray(X))),
         "another dtype": replace(job, data=replace(job.data, X=X.astype(np.float32))),
