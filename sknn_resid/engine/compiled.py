@@ -28,8 +28,9 @@ from sknn_resid.engine.slots import BatchSlot, max_rows_per_batch
 from sknn_resid.engine.spec import NetworkSpec, OptimizerKind
 from sknn_resid.engine.tally import Tally
 
-# Batches between two looks at whether the training is to end: some milliseconds.
+# Batches, and work, between two looks at whether the training is to end: at most 0.1 seconds.
 BATCHES_PER_CALL = 32
+CALL_FLOPS = 4e9
 
 
 def compiles(jobs: Sequence[TrainJob]) -> bool:
@@ -166,6 +167,8 @@ class CompiledSegment:
         Training alone, for a single batch of a single source: its rows may lie in place already.
     halves : (NativeRun, NativeRun) or None
         Up to the gradient of the data term and on from there, where somebody looks in between.
+    per_call : int
+        Batches between two looks at whether the training is to end.
     """
 
     bank: CompiledBank
@@ -173,6 +176,7 @@ class CompiledSegment:
     whole: NativeRun
     steps: NativeRun | None
     halves: tuple[NativeRun, NativeRun] | None
+    per_call: int
 
     def load_rows(self, sources: Sequence[Source], first: int) -> None:
         """Which rows each batch consists of; ``first`` is the place of the first in the epoch."""
@@ -199,7 +203,7 @@ class CompiledSegment:
                 self._watched(ranges, first, recorder)
                 first += 1
                 continue
-            stop = min(first + BATCHES_PER_CALL, n_batches)
+            stop = min(first + self.per_call, n_batches)
             if recorder is not None:
                 due = [b - self.batches.start for b in recorder.batches]
                 stop = min([stop, *(g for g in due if g > first)])
@@ -286,7 +290,9 @@ class CompiledEpoch:
         if batches == slice(0, 1) and len(sources) == 1:
             steps = bank.advancing(_one(native.join(ops)))
         whole = bank.advancing(_one(native.join([*load, *ops])))
-        return CompiledSegment(bank, batches, whole, steps, halves)
+        flops = 6.0 * network.params_MP.numel() * rows  # three products, of all models
+        per_call = max(1, min(BATCHES_PER_CALL, int(CALL_FLOPS / flops)))
+        return CompiledSegment(bank, batches, whole, steps, halves, per_call)
 
     def _bind(self, bank: CompiledBank) -> list[Op]:
         """All operations of a batch that is loaded; a look stands where the recorder looks."""

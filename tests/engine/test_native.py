@@ -16,6 +16,7 @@ from engine.builders import LOSSES, leave_out_compiled
 from engine.test_stack_equals_solo import assert_same, fresh, make_job
 
 from sknn_resid._native import compiled
+from sknn_resid.engine import compiled as compiled_epochs
 from sknn_resid.engine import kernels, native
 from sknn_resid.engine.activations import Gelu, Identity, Logistic, Relu, Tanh
 from sknn_resid.engine.compiled import compiles
@@ -113,6 +114,23 @@ def test_float32(monkeypatch):
         ]
 
     check_against_plain(in_float32, monkeypatch, rtol=1e-4)  # float32 sums in another order
+
+
+@pytest.mark.parametrize("per_call", [1, 2])
+@pytest.mark.parametrize("record_flow", [False, True])
+def test_batches_of_a_call(per_call, record_flow, monkeypatch):
+    """How many batches one call takes changes nothing, the last bit included."""
+    make = partial(jobs_of, "softmax", 3, kind=OptimizerKind.ADAM, batch_size=16)
+
+    def results():
+        jobs = [replace(job, train=replace(job.train, record_flow=record_flow)) for job in make()]
+        return run_jobs(jobs)
+
+    whole = results()
+    monkeypatch.setattr(compiled_epochs, "BATCHES_PER_CALL", per_call)
+    for ours, expected in zip(results(), whole, strict=True):
+        np.testing.assert_array_equal(ours.params, expected.params)
+        assert ours.loss_curve == expected.loss_curve
 
 
 def test_what_is_not_compiled():
