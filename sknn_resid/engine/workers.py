@@ -1,9 +1,10 @@
 """Stacks on all cores at once: threads that take the next stack from a list.
 
 numpy and torch release the interpreter while they compute, and nothing has to be sent anywhere as
-it would between processes. Between two calls of a step a thread needs the interpreter, though: with
-calls of some 20 microseconds two threads wait more than they work, so that `runner` uses them from
-some amount of work on (`runner.THREAD_FLOPS`). The calling thread works as well.
+it would between processes. Compiled steps do so for all batches of an epoch. Between two calls of a
+step that is not compiled a thread needs the interpreter, though: with calls of some 20 microseconds
+two threads wait more than they work, so that `runner` uses them from some amount of work on
+(`runner.THREAD_FLOPS`). The calling thread works as well.
 
 Tried without gain: shorter switch intervals, threads bound to cores, stacks of twice the size, and
 the threads of BLAS and OpenMP within a call (3 to 30 times slower on two busy cores).
