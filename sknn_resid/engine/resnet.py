@@ -23,6 +23,12 @@ from sknn_resid.engine.resnet_norm import BatchNorm
 from sknn_resid.engine.resnet_spec import BlockSpec, ResNetSpec
 
 
+# torch 2.13's backward pass (oneDNN, AVX2) of a 1 x 1 convolution with a stride writes beyond its
+# memory where rows of pixels have fewer than 8 channels: the process is aborted. With so few
+# channels the pixels are picked first, which is the same convolution.
+NARROW = 8
+
+
 class Convolution(nn.Module):
     """A convolution without bias whose weights begin undefined, so that nothing random is drawn."""
 
@@ -44,6 +50,9 @@ class Convolution(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Convolve; the number of pixels n becomes n / stride, rounded up."""
+        if self.padding == 0 and self.stride > 1 and x_BCHW.shape[1] < NARROW:
+            pixels_BCHW = x_BCHW[:, :, :: self.stride, :: self.stride]
+            return F.conv2d(pixels_BCHW, self.weight)
         return F.conv2d(x_BCHW, self.weight, stride=self.stride, padding=self.padding)
 
 
