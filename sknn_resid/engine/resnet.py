@@ -22,7 +22,6 @@ from sknn_resid.engine.processes import Processes
 from sknn_resid.engine.resnet_norm import BatchNorm
 from sknn_resid.engine.resnet_spec import BlockSpec, ResNetSpec
 
-
 # torch 2.13's backward pass (oneDNN, AVX2) of a 1 x 1 convolution with a stride writes beyond its
 # memory where rows of pixels have fewer than 8 channels: the process is aborted. With so few
 # channels the pixels are picked first, which is the same convolution.
