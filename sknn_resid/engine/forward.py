@@ -13,21 +13,17 @@ import numpy as np
 import torch
 
 from sknn_resid._native import compiled
-from sknn_resid.engine.activations import Activation, Identity, Logistic, Relu, Tanh
+from sknn_resid.engine.activations import Activation
 from sknn_resid.engine.data import row_chunks
-from sknn_resid.engine.losses import (
-    BinaryCrossEntropy,
-    Loss,
-    Poisson,
-    SoftmaxCrossEntropy,
-)
+from sknn_resid.engine.losses import Loss
+from sknn_resid.engine.native import LossCode
+from sknn_resid.engine.threads import SINGLE_THREAD_FLOPS
 
-# Letters of `_native/src/forward.h`.
-ACTIVATIONS: dict[type[Activation], str] = {Identity: "i", Relu: "r", Logistic: "l", Tanh: "t"}
+# Letters of `_native/src/forward.h`: activations in the order of their codes, links, other outputs.
+LETTERS = "irlt"
+LINKS = {LossCode.SOFTMAX: "s", LossCode.BINARY: "l", LossCode.POISSON: "e"}
 LOGITS, LARGEST, POSITIVE = "n", "a", "p"
 
-# One thread for less work than this, about a millisecond: a second one has to be started first.
-SINGLE_THREAD_FLOPS = 1e8
 # Work of one call, a tenth of a second: between calls an interrupt is seen.
 CALL_FLOPS = 1e10
 # Larger layers are BLAS's, which blocks them for all its caches; so are those that do not stay in
@@ -41,12 +37,8 @@ CONVERTED_ROWS = 8192
 
 def link_of(loss: Loss) -> str | None:
     """Letter of a loss's link, None where the compiled module does not know it."""
-    if type(loss) is SoftmaxCrossEntropy:
-        return "s" if len(loss.heads) == 1 else None
-    if type(loss) is BinaryCrossEntropy:
-        return "l"
-    if type(loss) is Poisson:
-        return "e"
+    if loss.code in LINKS:
+        return LINKS[loss.code]
     return LOGITS if type(loss).link_ is Loss.link_ else None
 
 
@@ -80,12 +72,10 @@ def forward_pass(
         return False
     if X.dtype != np.float32 and X.dtype != np.float64:
         return False
-    letters = ""
-    for activation in activations:
-        letter = ACTIVATIONS.get(type(activation))
-        if letter is None:
-            return False
-        letters += letter
+    codes = [activation.code for activation in activations]
+    if None in codes:
+        return False
+    letters = "".join([LETTERS[code] for code in codes if code is not None])
     letters += "i" * (len(coefs) - len(letters))
     n_rows, dtype = len(X), coefs[0].dtype
     most = MIDDLING_LAYER_BYTES if n_rows in MIDDLING_ROWS else LAYER_BYTES
