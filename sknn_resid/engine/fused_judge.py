@@ -23,6 +23,7 @@ from sknn_resid.engine.memory import Memory, Sink
 from sknn_resid.engine.residual_fitted import MAX_CHUNK
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
+from sknn_resid.engine.slots import bind_gather
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,22 +67,16 @@ class FusedJudge:
         if job.input_scale is not None:
             program.scale_1D[0].copy_(torch.from_numpy(np.asarray(job.input_scale)))
         X_ND, r_N = program.X_1ND[0].numpy(), program.r_11N[0, 0].numpy()
-        _copy_rows(data.X, data.rows, X_ND[:n])
+        if data.rows is None:
+            X_ND[:n] = data.X
+        else:
+            bind_gather(data.X, program.X_1ND[0, :n])(data.rows)
         X_ND[n:] = held_out.X
         weight = np.ones(n) if data.weight is None else np.asarray(data.weight, dtype=np.float64)
         r_N[:n], r_N[n:] = weight / weight.sum(), 0.0
         for op in program.ops:
             op()
         return program.Z_1KN[0, :, n:].mT.numpy().copy()
-
-
-def _copy_rows(X: np.ndarray, rows: np.ndarray | None, out: np.ndarray) -> None:
-    if rows is None:
-        out[:] = X
-    elif X.dtype == out.dtype and X.flags.c_contiguous:
-        np.take(X, rows, axis=0, out=out, mode="clip")  # "raise" would make a copy first
-    else:
-        out[:] = X[rows]
 
 
 def _suits(spec: ResidualSpec, params_P: Tensor) -> bool:

@@ -24,6 +24,7 @@ from sknn_resid.engine.bound import joined
 from sknn_resid.engine.branches import Block, Bound, Stage
 from sknn_resid.engine.kernels import (
     Op,
+    add_decay,
     affine_columns,
     clip_norms,
     matmul,
@@ -205,7 +206,7 @@ class StackedResidualNetwork:
         ops += [*program.forward, *self._bind_head(slot, program), *program.backward]
         ops += [*self._casts_back, *before_penalty]
         if penalised:
-            ops.append(partial(self.weight_grads_MP.addcmul_, self.weights_MP, slot.decay_M1))
+            ops.append(add_decay(self.weight_grads_MP, self.weights_MP, slot.decay_M1))
         return joined(ops)
 
     def _make_program(self, slot: BatchSlot, r_M1B: Tensor, epsilon_M11: Tensor) -> _Program:
