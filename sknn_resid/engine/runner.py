@@ -108,8 +108,8 @@ def _train_at_once(
     on_cpu = all(like.job.device.type == "cpu" for like in likes)
     n_workers = available_threads() if on_cpu and len(likes) > 1 else 1
     stacks = plan_stacks(likes, n_workers)
-    in_python = not all(compiles([like.job]) for like in likes)
-    if n_workers > 1 and in_python and max(stack.flops for stack in stacks) < THREAD_FLOPS:
+    small = n_workers > 1 and max(stack.flops for stack in stacks) < THREAD_FLOPS
+    if small and not all(compiles([like.job]) for like in likes):
         n_workers = 1
         stacks = plan_stacks(likes, n_workers)
     if len(stacks) < n_workers and stacks[0].flops_of_a_model >= SINGLE_THREAD_FLOPS:
