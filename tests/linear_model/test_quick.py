@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 from linear_model import exact_oracle as oracle
 
-from sknn_resid.linear_model import _compiled, _quick
+from sknn_resid.linear_model import _quick
 from sknn_resid.linear_model._least_squares import covariance, prepare, solve
 
+pytestmark = pytest.mark.usefixtures("with_and_without_kernels")
+
 OFFSETS = {"near 0": 0.0, "moved": 3.0, "far": 1e4}
-
-
-@pytest.fixture(autouse=True, params=["compiled", "numpy"])
-def kernels(request, monkeypatch):
-    """Everything here holds with the compiled kernels and without them."""
-    if request.param == "numpy":
-        monkeypatch.setattr(_compiled, "KERNELS", None)
-    elif _compiled.KERNELS is None:
-        pytest.skip("the compiled parts are not there")
 
 
 def _rows(seed, offset, weighted, targets=2):

@@ -4,20 +4,13 @@ import numpy as np
 import pytest
 
 from sknn_resid import Ridge, RidgeCV
-from sknn_resid.linear_model import _compiled, _loo
+from sknn_resid.linear_model import _loo
 from sknn_resid.linear_model._filters import shrinkage
 from sknn_resid.linear_model._least_squares import prepare
 
+pytestmark = pytest.mark.usefixtures("with_and_without_kernels")
+
 ALPHAS = np.geomspace(1e-4, 1e6, 80)
-
-
-@pytest.fixture(autouse=True, params=["compiled", "numpy"])
-def kernels(request, monkeypatch):
-    """Everything here holds with the compiled kernels and without them."""
-    if request.param == "numpy":
-        monkeypatch.setattr(_compiled, "KERNELS", None)
-    elif _compiled.KERNELS is None:
-        pytest.skip("the compiled parts are not there")
 
 
 def _rows(weighted=False, spread=3.0, targets=2, n=2000):
