@@ -110,6 +110,10 @@ class ResidualSpec:
     periodic : Periodic or None
     norm_epsilon : float
         Added to variances.
+    piecewise : tuple of (int, int)
+        First column and last but one of each run of columns that holds one number in pieces, in
+        ascending order: every row of X is 1/2, ..., 1/2, v, -1/2, ..., -1/2 there. It is what X
+        is like, not what the network is; products with such columns can be looked up.
     """
 
     n_features: int
@@ -129,6 +133,7 @@ class ResidualSpec:
     tie_blocks: bool = False
     periodic: Periodic | None = None
     norm_epsilon: float = 1e-5
+    piecewise: tuple[tuple[int, int], ...] = ()
 
     @property
     def n_inputs(self) -> int:

@@ -96,6 +96,7 @@ def residual_spec(
     *,
     n_features: int,
     n_numeric: int,
+    piecewise: tuple[tuple[int, int], ...],
     n_outputs: int,
     loss: Loss,
     dtypes: tuple[torch.dtype, torch.dtype],
@@ -109,6 +110,8 @@ def residual_spec(
         Columns of the encoded table.
     n_numeric : int
         Leading columns that hold scaled numbers.
+    piecewise : tuple of (int, int)
+        Runs of columns that hold one number in pieces (`piecewise_runs`).
     n_outputs : int
     loss : Loss
     dtypes : (dtype of the weights, dtype of the matrix products)
@@ -134,7 +137,23 @@ def residual_spec(
         normalize_inner=bool(est.preactivation),
         tie_blocks=bool(est.tie_blocks),
         periodic=periodic,
+        piecewise=piecewise,
     )
+
+
+def piecewise_runs(kinds: np.ndarray, source: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """First column and last but one of each number's pieces, from `kinds_` and `source_`.
+
+    Examples
+    --------
+    >>> kinds = np.array(["numeric", "numeric", "piecewise", "piecewise", "piecewise", "onehot"])
+    >>> piecewise_runs(kinds, np.array([0, 1, 0, 0, 1, 2]))
+    ((2, 4), (4, 5))
+    """
+    columns = np.flatnonzero(kinds == "piecewise")
+    starts = columns[np.diff(source[columns], prepend=-1) != 0]
+    ends = [*starts[1:], columns[-1] + 1] if len(columns) else []
+    return tuple((int(a), int(b)) for a, b in zip(starts, ends, strict=True))
 
 
 def branch_scale(est: Any) -> float:
