@@ -36,7 +36,7 @@ def r2_of_checked(
     if len(y_true) < 2:  # not defined: the warning is scikit-learn's too
         return float(r2_score(y_true, y_pred, sample_weight=sample_weight))
     y_true, y_pred = (a.reshape(len(a), -1) for a in _floating(y_true, y_pred, sample_weight))
-    weight = 1.0
+    weight: float | np.ndarray = 1.0
     if sample_weight is not None:
         sample_weight = sample_weight.astype(y_true.dtype, copy=False)
         weight = sample_weight[:, None]
