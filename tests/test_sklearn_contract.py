@@ -25,7 +25,6 @@ from sklearn.utils.estimator_checks import (
     check_transformer_get_feature_names_out,
     check_transformer_get_feature_names_out_pandas,
     estimator_checks_generator,
-    parametrize_with_checks,
 )
 
 from sknn_resid import (
@@ -242,9 +241,23 @@ def run_check(estimator, check):
     assert reason is None, f"listed as skipped ({reason}), but it ran: correct the list"
 
 
+def checks_of(estimators):
+    """What scikit-learn's `parametrize_with_checks` asks for.
+
+    It makes the name of each test from a `repr` of the estimator, which takes milliseconds; here
+    one serves all checks of an estimator.
+    """
+    for estimator in estimators:
+        label = " ".join(repr(estimator).split())
+        for instance, check in estimator_checks_generator(estimator):
+            name, keywords = name_and_keywords(check)
+            bound = ",".join(f"{key}={value}" for key, value in keywords.items())
+            yield pytest.param(instance, check, id=f"{label}-{name}" + f"({bound})" * bool(bound))
+
+
 # Some checks send fewer rows than columns. That OLS says so is tested elsewhere.
 @pytest.mark.filterwarnings("ignore:X has rank:RuntimeWarning")
-@parametrize_with_checks(ESTIMATORS)
+@pytest.mark.parametrize(("estimator", "check"), list(checks_of(ESTIMATORS)))
 def test_check(estimator, check):
     run_check(estimator, check)
 
@@ -262,13 +275,11 @@ NOT_WEIGHT_EQUIVALENT = [
 
 def other_checks():
     """The checks of those variants, without the two about weights and repetitions."""
-    for estimator_class in (MLPClassifier, MLPRegressor):
-        for params in NOT_WEIGHT_EQUIVALENT:
-            estimator = estimator_class(**params)
-            for _, check in estimator_checks_generator(estimator):
-                name, _ = name_and_keywords(check)
-                if not name.startswith("check_sample_weight_equivalence"):
-                    yield pytest.param(estimator, check, id=f"{estimator}-{name}")
+    classes = (MLPClassifier, MLPRegressor)
+    for case in checks_of(cls(**params) for cls in classes for params in NOT_WEIGHT_EQUIVALENT):
+        name, _ = name_and_keywords(case.values[1])
+        if not name.startswith("check_sample_weight_equivalence"):
+            yield case
 
 
 @pytest.mark.parametrize(("estimator", "check"), list(other_checks()))
