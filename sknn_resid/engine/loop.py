@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sknn_resid.engine.data import RowOrder
 from sknn_resid.engine.fused_judge import FusedJudge
+from sknn_resid.engine.graphs import Graphs, MakeGraphs, graphs_for
 from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import Outcome, TrainJob, TrainResult
 from sknn_resid.engine.stack import Member, Stack, new_member, rows_per_epoch
@@ -89,6 +90,7 @@ def train_stack(
     *,
     shared_rows: bool = False,
     poll: Callable[[], None] | None = None,
+    make_graphs: MakeGraphs = graphs_for,
 ) -> list[list[Outcome]]:
     """Train models of one structure together.
 
@@ -105,6 +107,8 @@ def train_stack(
         Whether all models visit the same rows in the same order (`alike.Likeness.rows`).
     poll : callable or None
         Called several times an epoch; raises KeyboardInterrupt to end the training as Ctrl-C does.
+    make_graphs : callable
+        ``make_graphs(device)`` says how steps are carried out on an accelerator.
 
     Returns
     -------
@@ -112,6 +116,7 @@ def train_stack(
         One outcome a job, in the order of ``paths``.
     """
     started, fused = time.monotonic(), FusedJudge()
+    graphs = make_graphs(paths[0][0].device)
     paths = [[_within_steps(job) for job in jobs] for jobs in paths]
     common = _common_order(paths[0][0]) if shared_rows else None
     models = [
@@ -121,7 +126,7 @@ def train_stack(
     try:
         running = models
         while running:
-            _train_until_half_stopped(running, started, poll, fused)
+            _train_until_half_stopped(running, started, poll, fused, graphs)
             running = [model for model in running if model.open_runs()]
     except KeyboardInterrupt:
         for model in models:
@@ -141,9 +146,10 @@ def _train_until_half_stopped(
     started: float,
     poll: Callable[[], None] | None,
     fused: FusedJudge,
+    graphs: Graphs | None,
 ) -> None:
     """Epochs of one stack; leaves each model without an open run or with its next member."""
-    stack = Stack([model.member for model in models], poll)
+    stack = Stack([model.member for model in models], poll, graphs)
     steps_M = stack.steps_per_epoch()
     running = list(range(len(models)))
     runs_M = [model.open_runs() for model in models]
