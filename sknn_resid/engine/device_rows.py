@@ -108,12 +108,15 @@ class SegmentRows:
         G = segment.n_batches
         n = G * segment.bank.batch
         starts = None if self._features is None else self._features.starts_S
+        known: dict[int, np.ndarray] = {}  # several sources may have one order
         for s, (order, count) in enumerate(zip(orders_S, counts_S, strict=True)):
-            rows = np.empty(n, dtype=np.int64)
-            begin, end = min(first, count), min(first + n, count)
-            rows[: end - begin] = order.rows(begin, end)
-            rows[end - begin :] = order.rows(0, 1)
-            rows_GB = rows.reshape(G, -1)
+            if id(order) not in known:
+                begin, end = min(first, count), min(first + n, count)
+                rows = np.empty(n, dtype=np.int64)
+                rows[: end - begin] = order.rows(begin, end)
+                rows[end - begin :] = order.rows(0, 1)
+                known[id(order)] = rows.reshape(G, -1)
+            rows_GB = known[id(order)]
             np.add(rows_GB, 0 if starts is None else starts[s], out=self._of_X_SGB[s, :G])
             np.add(rows_GB, self._targets.starts_S[s], out=self._of_y_SGB[s, :G])
         self._rows.copy_(self._sent, non_blocking=True)

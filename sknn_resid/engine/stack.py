@@ -315,7 +315,11 @@ class Stack:
         ndarray of shape (M,)
             Reported loss of the epoch: the mean over rows, plus the penalty.
         """
+        drawn: set[int] = set()
         for m in running[:1] if self._shared else running:
+            if id(self._orders[m]) in drawn:
+                continue
+            drawn.add(id(self._orders[m]))
             # Its own number of batches counts, not that of its neighbours: alone or beside others,
             # a model whose one batch holds every row keeps their order.
             if self.members[m].job.data.n_rows > self.batch or self.members[m].job.rng_is_shared:

@@ -188,6 +188,34 @@ def test_rows_of_one_order_or_of_many(shared_rows, monkeypatch):
         assert_same(ours, theirs)
 
 
+def test_some_models_share_an_order(monkeypatch):
+    """Candidates of a few folds in one stack: an order a fold, ended by different epochs."""
+    loss, n_outputs = LOSSES["softmax"]
+    X, y = make_data(loss, np.random.default_rng(1))
+    folds = [TrainingData(X[k::3].copy(), y[k::3].copy()) for k in range(3)]
+    jobs = []
+    for m in range(8):
+        job = make_job(m, X, y, loss, n_outputs, kind=ADAM, batch_size=8, patience=np.inf)
+        data = folds[m % 3] if m < 7 else TrainingData(X, y)
+        jobs.append(replace(job, data=data, train=replace(job.train, max_epochs=5 + m)))
+    keys = [m % 3 if m < 7 else None for m in range(8)]
+    states = []
+
+    def trained(graphs, rows_M):
+        starts = [replace(job, rng=np.random.RandomState(m % 3)) for m, job in enumerate(jobs)]
+        done = train_stack([[job] for job in starts], rows_M=rows_M, make_graphs=lambda _: graphs)
+        states.append([job.rng.get_state()[1:3] for job in starts])
+        return [outcome for (outcome,) in done]
+
+    expected = trained(None, ())
+    torch_only(monkeypatch)
+    for ours, theirs in zip(trained(RecordedGraphs(), keys), expected, strict=True):
+        assert_same(ours, theirs)
+    for (mine, at), (reference, there) in zip(*states, strict=True):
+        np.testing.assert_array_equal(mine, reference)
+        assert at == there
+
+
 def test_folds_read_from_one_table(monkeypatch):
     """Each model its own X and y, as the folds of a search; some of them the same array."""
     jobs = mlp_jobs(5)
