@@ -153,11 +153,13 @@ class AcceleratedSteps:
 
     def load(self, segment: Segment, first: int) -> None:
         """Send the rows of a segment and gather its targets; ``first`` is its first row's place."""
-        self._desk(segment.bank).rows.load(self._orders_S, self._counts_S, first, segment)
+        self._desk(segment.bank).rows.load(first, segment)
 
     def _desk(self, bank: SlotBank) -> _Desk:
         if id(bank) not in self._desks:
-            rows = SegmentRows(bank, self._features, self._targets, self.graphs)
+            rows = SegmentRows(
+                bank, self._features, self._targets, self._orders_S, self._counts_S, self.graphs
+            )
             n_numbers = self._rule.n_numbers + (not self._tally.even) + (self._average is not None)
             numbers = _Numbers(bank.n_slots, n_numbers, self._network.params_MP, self.graphs)
             gathers = [self._gather(bank, rows, g) for g in range(bank.n_slots)]

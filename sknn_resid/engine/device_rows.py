@@ -3,7 +3,8 @@
 The sources of a stack (one for all models, or each model for itself) read their rows from one
 tensor in which every distinct X lies once, one after another; so one call gathers a batch for all
 of them, whether they share an X, as candidates of a search do, or not, as its folds. The same holds
-for targets. Which rows a segment reads is sent in one copy, and lies where the steps expect it.
+for targets. Which rows a segment reads is sent in one copy, an order once, however many models
+follow it, and is laid out on the device as the steps expect it.
 
 Sent once a segment, not once an epoch: an epoch of a thousand models on a million rows would be
 8 GB of indices; a segment, which has up to 32 batches, ends with a number that is read back anyway.
@@ -74,55 +75,66 @@ class SegmentRows:
     features : Table or None
         None where rows of X come from the host.
     targets : Table
+    orders_S : sequence of RowOrder
+        Of each source; several may have one order, which is sent once.
+    counts_S : sequence of int
+        Rows of each source that take part in an epoch.
     graphs : Graphs
     """
 
     def __init__(
-        self, bank: SlotBank, features: Table | None, targets: Table, graphs: Graphs
+        self,
+        bank: SlotBank,
+        features: Table | None,
+        targets: Table,
+        orders_S: Sequence[RowOrder],
+        counts_S: Sequence[int],
+        graphs: Graphs,
     ) -> None:
         self._features, self._targets = features, targets
-        S = len(targets.starts_S)
-        shape = (2, bank.n_slots, S, bank.batch)
-        self._sent = graphs.host_buffer(shape, torch.int64)
-        self._rows = torch.zeros(shape, dtype=torch.int64, device=targets.rows_ND.device)
-        host_2GSB = self._sent.numpy()
-        self._of_X_SGB, self._of_y_SGB = host_2GSB.swapaxes(1, 2)
-        self._X_rows_GSB, self._y_rows_GSB = self._rows
+        device, S = targets.rows_ND.device, len(orders_S)
+        distinct = {
+            id(order): (order, count) for order, count in zip(orders_S, counts_S, strict=True)
+        }
+        places = {key: o for o, key in enumerate(distinct)}
+        self._distinct = list(distinct.values())
+        self._order_S = torch.tensor([places[id(order)] for order in orders_S]).to(device)
+        self._y_starts_S11 = torch.from_numpy(targets.starts_S)[:, None, None].to(device)
+        self._sent = graphs.host_buffer((len(distinct), bank.n_slots, bank.batch), torch.int64)
+        self._sent_OGB = self._sent.numpy()
+        self._rows_OGB = torch.zeros_like(self._sent, device=device)
+        if features is not None:
+            self._X_starts_S1 = torch.from_numpy(features.starts_S)[:, None].to(device)
+            shape = (bank.n_slots, S, bank.batch)
+            self._X_rows_GSB = torch.zeros(shape, dtype=torch.int64, device=device)
 
-    def load(
-        self, orders_S: Sequence[RowOrder], counts_S: Sequence[int], first: int, segment: Segment
-    ) -> None:
+    def load(self, first: int, segment: Segment) -> None:
         """Send the rows of a segment and gather its targets.
 
         Where a source has no more rows, its first one is read, with weight 0.
 
         Parameters
         ----------
-        orders_S : sequence of RowOrder
-        counts_S : sequence of int
-            Rows of each source that take part in an epoch.
         first : int
             Place of the segment's first row in the epoch.
         segment : Segment
         """
         G = segment.n_batches
         n = G * segment.bank.batch
-        starts = None if self._features is None else self._features.starts_S
-        known: dict[int, np.ndarray] = {}  # several sources may have one order
-        for s, (order, count) in enumerate(zip(orders_S, counts_S, strict=True)):
-            if id(order) not in known:
-                begin, end = min(first, count), min(first + n, count)
-                rows = np.empty(n, dtype=np.int64)
-                rows[: end - begin] = order.rows(begin, end)
+        for sent_GB, (order, count) in zip(self._sent_OGB, self._distinct, strict=True):
+            begin, end = min(first, count), min(first + n, count)
+            rows = sent_GB[:G].reshape(-1)  # a view: whole batches one after another
+            rows[: end - begin] = order.rows(begin, end)
+            if end - begin < n:
                 rows[end - begin :] = order.rows(0, 1)
-                known[id(order)] = rows.reshape(G, -1)
-            rows_GB = known[id(order)]
-            np.add(rows_GB, 0 if starts is None else starts[s], out=self._of_X_SGB[s, :G])
-            np.add(rows_GB, self._targets.starts_S[s], out=self._of_y_SGB[s, :G])
-        self._rows.copy_(self._sent, non_blocking=True)
-        y_GSBT = segment.views.y_MGBT.transpose(0, 1)
-        picked = self._targets.rows_ND.index_select(0, self._y_rows_GSB[:G].flatten())
-        y_GSBT.copy_(picked.view(y_GSBT.shape))
+        self._rows_OGB.copy_(self._sent, non_blocking=True)
+        rows_SGB = self._rows_OGB[:, :G].index_select(0, self._order_S)
+        if self._features is not None:
+            rows_GSB = rows_SGB.transpose(0, 1)
+            torch.add(rows_GSB, self._X_starts_S1, out=self._X_rows_GSB[:G])
+        index = rows_SGB.add_(self._y_starts_S11).flatten()
+        y_SGBT = segment.views.y_MGBT
+        y_SGBT.copy_(self._targets.rows_ND.index_select(0, index).view(y_SGBT.shape))
 
     def bind_gather(self, g: int, X_SBD: Tensor) -> Op:
         """The operation that puts the rows of batch g, of all sources, into ``X_SBD``."""
