@@ -24,11 +24,10 @@ from typing import Any
 import joblib
 from joblib.parallel import BatchedCalls, LokyBackend, ParallelBackendBase, SequentialBackend
 
-from sknn_resid.stacking._backend import MAX_STACK, CallBackend, stacked_backend
+from sknn_resid.stacking._backend import MAX_STACK, CallBackend, Items, stacked_backend
 from sknn_resid.stacking._summary import Member, Unconverged
 from sknn_resid.stacking._terms import Failure
 
-Items = list[tuple[Any, tuple[Any, ...], dict[str, Any]]]
 Collected = tuple[Items, Callable[[Any], Any], Member | None]
 
 # Warnings and the turn belong to a process: a worker with several threads takes one group at a
@@ -309,13 +308,22 @@ def run_group(plan: _Plan, *objects: Any) -> list[Returned]:
     ]
     unconverged = _ByPlace()
     rendezvous = stacked_backend(max(2, plan.max_stack), plan.device).rendezvous
-    backend = CallBackend(rendezvous, nesting_level=0, unconverged=unconverged)
+    backend = _GroupCall(rendezvous, nesting_level=0, unconverged=unconverged)
     with _ONE_GROUP_A_PROCESS:
         parallel = joblib.Parallel(backend=backend, n_jobs=-1, pre_dispatch="all")
         results: list[Returned] = parallel(functions)
     return [
         replace(one, ended_early=place in unconverged.places) for place, one in enumerate(results)
     ]
+
+
+class _GroupCall(CallBackend):
+    """The call of a group on its worker, which weighs what is wrapped in `_run_task`."""
+
+    def _calls(self, func: Any) -> Items:
+        ((_, (calls, _), _),) = func.items
+        wrapped: Items = calls
+        return wrapped
 
 
 class _ByPlace(Unconverged):
