@@ -111,7 +111,7 @@ class CallBackend(_OneTaskEach):
         assert callback is not None
         calls = self._calls(func)
         member = self._unconverged.member(func.items)
-        shares_steps = any(_may_share_steps(kwargs) for _, _, kwargs in calls)
+        shares_steps = any(may_share_steps(kwargs) for _, _, kwargs in calls)
         work = Work(func, callback, bytes_of_task(calls), member, shares_steps)
         return self.rendezvous.submit(call, work)
 
@@ -149,7 +149,7 @@ class CallBackend(_OneTaskEach):
         self._unconverged.warn()
 
 
-def _may_share_steps(kwargs: dict[str, Any]) -> bool:
+def may_share_steps(kwargs: dict[str, Any]) -> bool:
     """Whether a search sets what decides only when its fits end (`engine.alike.trajectory`)."""
     parameters = kwargs.get("parameters")
     if not isinstance(parameters, dict):

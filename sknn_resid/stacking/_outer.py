@@ -18,13 +18,21 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import joblib
 from joblib.parallel import BatchedCalls, LokyBackend, ParallelBackendBase, SequentialBackend
 
-from sknn_resid.stacking._backend import MAX_STACK, CallBackend, Items, stacked_backend
+from sknn_resid.stacking._backend import (
+    MAX_STACK,
+    CallBackend,
+    Items,
+    may_share_steps,
+    stacked_backend,
+)
+from sknn_resid.stacking._memory import bytes_of_task
+from sknn_resid.stacking._round import ROUND_BYTES
 from sknn_resid.stacking._summary import Member, Unconverged
 from sknn_resid.stacking._terms import Failure
 
@@ -128,16 +136,17 @@ class GroupBackend(ParallelBackendBase):
         self._give_warnings()
 
     def _send(self) -> None:
-        """Submit what was collected, in groups of equal size; under the lock."""
+        """Submit what was collected, in groups; under the lock."""
         tasks, self._collected = self._collected, []
         if not tasks:
             return
         # Fits on the same fold go to the same worker: they read one copy of each batch there.
         tasks.sort(key=_fold)
-        n_groups = max(self._n_workers, -(-len(tasks) // self._largest))
-        n_groups = min(n_groups, len(tasks))
-        bounds = [len(tasks) * g // n_groups for g in range(n_groups + 1)]
-        for first, stop in pairwise(bounds):
+        # Only processes of this machine read X from one place, however many groups there are.
+        dividable = self._n_processes is not None and _makes_many_rounds(tasks, self._n_workers)
+        for first, stop in pairwise(
+            group_bounds(len(tasks), self._n_workers, self._largest, dividable=dividable)
+        ):
             self._send_group(tasks[first:stop])
 
     def _send_group(self, tasks: Sequence[Collected]) -> None:
@@ -264,6 +273,33 @@ class _Plan:
 def _fold(task: Collected) -> int:
     _, _, member = task
     return 0 if member is None else member.fold
+
+
+def _makes_many_rounds(tasks: Sequence[Collected], n_workers: int) -> bool:
+    """Whether half of a worker's share is a round or more, so that cutting it up loses nothing."""
+    items, _, _ = tasks[0]
+    if any(may_share_steps(kwargs) for _, _, kwargs in items):
+        return False
+    return len(tasks) * bytes_of_task(items) >= 2 * n_workers * ROUND_BYTES
+
+
+def group_bounds(n_tasks: int, n_workers: int, largest: int, *, dividable: bool) -> list[int]:
+    """Where groups begin, and the end of the last one.
+
+    One group a worker, or of the largest size. If ``dividable``, a worker's share is cut into a
+    half and two quarters, the halves first: whoever is done sooner takes what is left, when fits or
+    cores are unequally fast.
+    """
+    halves = n_workers if dividable else 0
+    n_small = halves * 2 or n_workers
+    shares = [2] * halves + [1] * n_small
+    done = list(accumulate(shares, initial=0))
+    bounds = [n_tasks * d // done[-1] for d in done]
+    cut = [0]
+    for first, stop in pairwise(bounds):
+        n_groups = -(-(stop - first) // largest)
+        cut += [first + (stop - first) * g // n_groups for g in range(1, n_groups + 1)]
+    return cut
 
 
 def _flatten(

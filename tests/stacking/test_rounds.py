@@ -89,3 +89,21 @@ def test_groups_of_a_worker_know_what_they_hold(rounds, monkeypatch):
     returned = _outer.run_group(plan, *objects)
     assert len(returned) == 6
     assert rounds == [4, 2]
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2, 5, 17, 100, 1000])
+@pytest.mark.parametrize("n_workers", [1, 2, 7])
+@pytest.mark.parametrize("largest", [1, 10, 256])
+@pytest.mark.parametrize("dividable", [False, True])
+def test_groups_of_workers(n_tasks, n_workers, largest, dividable):
+    bounds = _outer.group_bounds(n_tasks, n_workers, largest, dividable=dividable)
+    assert bounds[0] == 0
+    assert bounds[-1] == n_tasks
+    sizes = np.diff(bounds)
+    assert min(sizes) >= 1
+    assert max(sizes) <= largest
+    assert len(sizes) >= min(n_workers, n_tasks)
+    if largest >= n_tasks >= 8 * n_workers:
+        shares = [1 / 4] * n_workers * 2 if dividable else [1] * n_workers
+        shares = [1 / 2] * n_workers + shares if dividable else shares
+        np.testing.assert_allclose(sizes * n_workers / n_tasks, shares, atol=n_workers / n_tasks)
