@@ -5,7 +5,10 @@ Expected before measuring (equal epochs, equal grid, float32)
 * 20 candidates x 5 folds on one or two CPU threads, against ``GridSearchCV(MLPClassifier of
   scikit-learn, n_jobs=threads)``: at least 10 times its speed on iris, 3.5 times on digits, 4 times
   on 20,000 x 30 rows;
-* ``stacked()`` is nowhere slower than our own estimators with ``n_jobs=threads``.
+* ``stacked()`` is nowhere slower than our own estimators with ``n_jobs=threads``;
+* ``hundred``, 100 small nets on one GPU (digits, 20 candidates x 5 folds, 200 epochs): 30 times the
+  speed of our own fits one after another there. Both replay captured steps. Not measured so far: no
+  GPU was at hand. The shape is left out on a CPU unless it is named.
 
 What is equal among the contestants
 -----------------------------------
@@ -19,8 +22,8 @@ two in wall seconds; the processes of ``n_jobs=2`` run before the clock starts.
 *scores differ* compares ``cv_results_`` split by split: the largest difference of any test score
 from that of our own search with ``n_jobs`` (0, or a row or two by rounding).
 
-On a GPU the search has 200 candidates; our own estimators then fit one after another on the GPU
-(``n_jobs`` processes would each need a context), as skorch does.
+On a GPU the searches but ``hundred`` have 200 candidates; our own estimators then fit one after
+another on the GPU (``n_jobs`` processes would each need a context), as skorch does.
 
 Usage: ``python benchmarks/stacked_search.py [--threads 1 2] [--shapes iris digits] [--dtypes
 float32] [--contestants sklearn ours stacked] [--repeats 3]``. About five minutes a thread count.
@@ -56,6 +59,7 @@ class Shape:
     goal: float
     alphas: int = 5
     rates: int = 4
+    gpu_goal: float | None = None  # against our own fits one after another, on the same GPU
 
     @property
     def fits(self) -> int:
@@ -67,7 +71,9 @@ SHAPES = {
     "iris": Shape("iris", 150, 4, epochs=450, goal=10.0),
     "digits": Shape("digits", 1797, 64, epochs=20, goal=3.5),
     "20000x30": Shape("20000x30", 20_000, 30, epochs=2, goal=4.0),
+    "hundred": Shape("hundred", 1797, 64, epochs=200, goal=3.5, gpu_goal=30.0),
 }
+CPU_SHAPES = ("iris", "digits", "20000x30")
 CONTESTANTS = ("sklearn", "ours", "stacked", "skorch")
 CPU_CONTESTANTS = ("sklearn", "ours", "stacked")
 
@@ -82,7 +88,7 @@ def load(shape: Shape, dtype: str) -> tuple[Any, Any]:
 
     if shape.name == "iris":
         X, y = load_iris(return_X_y=True)
-    elif shape.name == "digits":
+    elif shape.name in ("digits", "hundred"):
         X, y = load_digits(return_X_y=True)
     else:
         X, y = make_classification(
@@ -148,7 +154,7 @@ def skorch_net(shape: Shape, X: Any, device: str) -> Any:
     import torch
     from skorch import NeuralNetClassifier
 
-    n_classes = {"iris": 3, "digits": 10}.get(shape.name, 2)
+    n_classes = {"iris": 3, "digits": 10, "hundred": 10}.get(shape.name, 2)
     coefs, intercepts, _ = harness.initial_weights((X.shape[1], 100, n_classes), SEED)
     return NeuralNetClassifier(
         harness.sequential,
@@ -231,7 +237,7 @@ def work(options: argparse.Namespace) -> None:
     # trained, from setting theirs.
     for name in options.shapes:
         shape = SHAPES[name]
-        if options.device == "cuda":
+        if options.device == "cuda" and shape.gpu_goal is None:
             shape = replace(shape, alphas=20, rates=10)
         if options.smoke:
             shape = replace(shape, rows=min(shape.rows, 300), epochs=2, alphas=2, rates=2)
@@ -246,8 +252,14 @@ def work(options: argparse.Namespace) -> None:
 
 def goal(row: dict[str, Any]) -> str:
     """Say what was expected of a row and whether it was reached; empty where nothing was."""
-    if row["contestant"] != "stacked" or row["device"] != "cpu":
+    if row["contestant"] != "stacked":
         return ""
+    if row["device"] != "cpu":
+        wanted_there = SHAPES[row["shape"]].gpu_goal
+        if wanted_there is None or row["versus_ours"] is None:
+            return ""
+        met = "met" if row["versus_ours"]["median"] >= wanted_there else "MISSED"
+        return f"ours {wanted_there:g}x {met}"
     parts = []
     if row["dtype"] == "float32" and row["versus_sklearn"] is not None:
         wanted = SHAPES[row["shape"]].goal
@@ -286,13 +298,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     harness.add_common_options(parser, "stacked_search")
     parser.set_defaults(repeats=3)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES)
     parser.add_argument(
         "--dtypes", nargs="+", choices=("float32", "float64"), default=["float32", "float64"]
     )
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
+    if options.shapes is None:
+        options.shapes = list(SHAPES if options.device == "cuda" else CPU_SHAPES)
     if options.contestants is None:
         on_gpu = ["ours", "stacked", "skorch"]
         options.contestants = on_gpu if options.device == "cuda" else list(CPU_CONTESTANTS)

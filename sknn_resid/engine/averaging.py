@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sknn_resid.engine import bound
+from sknn_resid.engine.kernels import Op
 
 SHORTEST_HORIZON = 5.0
 
@@ -58,13 +60,7 @@ class StackAverage:
 
     def update(self, active: Sequence[bool] | None) -> None:
         """After a step of these models; None for all."""
-        weights = []
-        for m, longest in enumerate(self._longest):
-            if active is not None and not active[m]:
-                weights.append(0.0)
-                continue
-            t = self._steps[m] = self._steps[m] + 1
-            weights.append(1 - min(longest, (1 + t) / (10 + t)))
+        weights = self.next_weights(active)
         if len(set(weights)) == 1 and self._compiled is not None:
             self._compiled(weights[0])
         elif len(set(weights)) == 1:
@@ -72,6 +68,21 @@ class StackAverage:
         else:
             self._weights_M1.copy_(torch.tensor(weights, dtype=torch.float64)[:, None])
             self.params_MP.lerp_(self._live_MP, self._weights_M1)
+
+    def next_weights(self, active: Sequence[bool] | None) -> list[float]:
+        """1 - c of each model at its next step, which is counted; 0 for those that take none."""
+        weights = []
+        for m, longest in enumerate(self._longest):
+            if active is not None and not active[m]:
+                weights.append(0.0)
+                continue
+            t = self._steps[m] = self._steps[m] + 1
+            weights.append(1 - min(longest, (1 + t) / (10 + t)))
+        return weights
+
+    def bind(self, weight_M: Tensor) -> Op:
+        """The update as an operation that reads `next_weights` from memory."""
+        return partial(self.params_MP.lerp_, self._live_MP, weight_M[:, None])
 
     def export(self, m: int) -> AverageState:
         """The average of one model, copied."""

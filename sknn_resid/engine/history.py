@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sknn_resid.engine.kept import KeptWeights
+from sknn_resid.engine.kept import Copies, KeptWeights
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import TrainSpec
 
@@ -132,13 +132,14 @@ class Progress:
     reason: StopReason | None = None
     lowered_rate: float | None = None
     flow: list[np.ndarray] = field(default_factory=list)
+    copies: Copies | None = None
 
     def __post_init__(self) -> None:
         self.best_loss = self.resume.best_loss
         self.best_score = self.resume.best_score
         self.no_improvement = self.resume.no_improvement
         self.rows_seen = self.resume.rows_seen
-        self._kept = KeptWeights(self.params_P)
+        self._kept = KeptWeights(self.params_P, self.copies)
         self._lowest = math.inf
         self._best_score_loss = math.inf
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -10,10 +10,11 @@ import numpy as np
 import scipy.optimize
 import torch
 
-from sknn_resid.engine.data import TrainingData, ValidationData, as_tensor
+from sknn_resid.engine.data import Features, TrainingData, ValidationData, as_tensor, is_mapped
 from sknn_resid.engine.history import EpochView, Resume, StopReason, ValidationView
 from sknn_resid.engine.optimizers import OptimizerState
 from sknn_resid.engine.spec import AnySpec, TrainSpec
+from sknn_resid.engine.structure import input_dtype
 
 EpochWeights = Callable[[], Any]
 
@@ -118,3 +119,19 @@ def target_tensor(job: TrainJob) -> torch.Tensor:
     """The job's targets on its device, in the dtype that its loss works with."""
     dtype = torch.int64 if job.network.loss.codes else job.network.dtype
     return as_tensor(np.asarray(job.data.y)).to(device=job.device, dtype=dtype)
+
+
+def features_on_device(jobs: Sequence[TrainJob]) -> list[Features]:
+    """X of each job where its rows are gathered from: an accelerator holds each distinct X once.
+
+    A memory map and a sparse matrix stay on the host; their batches are sent one by one.
+    """
+    sent: dict[int, Features] = {}
+    for job in jobs:
+        X = job.data.X
+        if id(X) not in sent:
+            send = job.device.type != "cpu" and isinstance(X, np.ndarray) and not is_mapped(X)
+            tensor = as_tensor(np.asarray(X)) if send else None
+            dtype = input_dtype(job.network)
+            sent[id(X)] = X if tensor is None else tensor.to(job.device, dtype)
+    return [sent[id(job.data.X)] for job in jobs]

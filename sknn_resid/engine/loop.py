@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,8 +24,10 @@ from torch import Tensor
 
 from sknn_resid.engine.data import RowOrder
 from sknn_resid.engine.fused_judge import FusedJudge
+from sknn_resid.engine.graphs import Graphs, MakeGraphs, graphs_for
 from sknn_resid.engine.history import Progress, StopReason
 from sknn_resid.engine.job import Outcome, TrainJob, TrainResult
+from sknn_resid.engine.kept import Copies
 from sknn_resid.engine.stack import Member, Stack, new_member, rows_per_epoch
 from sknn_resid.engine.structure import unpacked
 from sknn_resid.engine.validation import epoch_view, judge
@@ -33,12 +36,12 @@ from sknn_resid.engine.validation import epoch_view, judge
 class _Run:
     """One job in the loop: its progress, and its outcome once it has ended."""
 
-    def __init__(self, job: TrainJob, start: Member) -> None:
+    def __init__(self, job: TrainJob, start: Member, copies: Copies | None) -> None:
         self.job = job
         self.n_rows = job.data.n_rows
         state = job.resume.optimizer
         rate = job.train.optimizer.learning_rate if state is None else state.learning_rate
-        self.progress = Progress(job.train, job.resume, rate, start.params_P)
+        self.progress = Progress(job.train, job.resume, rate, start.params_P, copies=copies)
         self.outcome: Outcome | None = None
 
     def factors(self, n_steps: int) -> np.ndarray | None:
@@ -75,9 +78,11 @@ class _Run:
 class _Model:
     """One model of the stack and the jobs that follow it."""
 
-    def __init__(self, jobs: Sequence[TrainJob], order: RowOrder | None) -> None:
+    def __init__(
+        self, jobs: Sequence[TrainJob], order: RowOrder | None, copies: Copies | None
+    ) -> None:
         self.member = new_member(jobs[0], order)
-        self.runs = [_Run(job, self.member) for job in jobs]
+        self.runs = [_Run(job, self.member, copies) for job in jobs]
 
     def open_runs(self) -> list[_Run]:
         """The jobs that have not ended."""
@@ -88,7 +93,9 @@ def train_stack(
     paths: Sequence[Sequence[TrainJob]],
     *,
     shared_rows: bool = False,
+    rows_M: Sequence[Hashable | None] = (),
     poll: Callable[[], None] | None = None,
+    make_graphs: MakeGraphs = graphs_for,
 ) -> list[list[Outcome]]:
     """Train models of one structure together.
 
@@ -103,8 +110,13 @@ def train_stack(
         they are trained (`alike.Likeness.path`).
     shared_rows : bool
         Whether all models visit the same rows in the same order (`alike.Likeness.rows`).
+    rows_M : sequence of (Hashable or None)
+        Otherwise: those with equal keys do, so that one permutation an epoch is drawn for them.
+        None, and an empty sequence, for models that share with nobody.
     poll : callable or None
         Called several times an epoch; raises KeyboardInterrupt to end the training as Ctrl-C does.
+    make_graphs : callable
+        ``make_graphs(device)`` says how steps are carried out on an accelerator.
 
     Returns
     -------
@@ -112,16 +124,18 @@ def train_stack(
         One outcome a job, in the order of ``paths``.
     """
     started, fused = time.monotonic(), FusedJudge()
+    graphs = make_graphs(paths[0][0].device)
+    copies = None if graphs is None else Copies()
     paths = [[_within_steps(job) for job in jobs] for jobs in paths]
-    common = _common_order(paths[0][0]) if shared_rows else None
+    keys_M = [0] * len(paths) if shared_rows else rows_M or [None] * len(paths)
     models = [
-        _Model(jobs, _common_order(jobs[0]) if common is None and len(jobs) > 1 else common)
-        for jobs in paths
+        _Model(jobs, order, copies)
+        for jobs, order in zip(paths, _orders(paths, keys_M), strict=True)
     ]
     try:
         running = models
         while running:
-            _train_until_half_stopped(running, started, poll, fused)
+            _train_until_half_stopped(running, started, poll, fused, graphs, copies)
             running = [model for model in running if model.open_runs()]
     except KeyboardInterrupt:
         for model in models:
@@ -131,9 +145,24 @@ def train_stack(
     return [[run.outcome for run in model.runs if run.outcome is not None] for model in models]
 
 
-def _common_order(job: TrainJob) -> RowOrder:
-    """An order for several jobs like this one; it leaves their generators alone."""
-    return RowOrder(job.data, job.rng, job.train.shuffle).alike()
+def _orders(
+    paths: Sequence[Sequence[TrainJob]], keys_M: Sequence[Hashable | None]
+) -> list[RowOrder | None]:
+    """Orders that models of one key, or several jobs of one model, have in common."""
+    found: dict[Hashable, RowOrder] = {}
+    orders: list[RowOrder | None] = []
+    times = Counter(keys_M)
+    for m, (jobs, key) in enumerate(zip(paths, keys_M, strict=True)):
+        alone = key is None or times[key] == 1
+        if alone and len(jobs) == 1:
+            orders.append(None)
+            continue
+        own: Hashable = ("alone", m) if alone else ("shared", key)
+        if own not in found:
+            # it leaves the jobs' generators alone
+            found[own] = RowOrder(jobs[0].data, jobs[0].rng, jobs[0].train.shuffle).alike()
+        orders.append(found[own])
+    return orders
 
 
 def _train_until_half_stopped(
@@ -141,9 +170,11 @@ def _train_until_half_stopped(
     started: float,
     poll: Callable[[], None] | None,
     fused: FusedJudge,
+    graphs: Graphs | None,
+    copies: Copies | None,
 ) -> None:
     """Epochs of one stack; leaves each model without an open run or with its next member."""
-    stack = Stack([model.member for model in models], poll)
+    stack = Stack([model.member for model in models], poll, graphs)
     steps_M = stack.steps_per_epoch()
     running = list(range(len(models)))
     runs_M = [model.open_runs() for model in models]
@@ -163,6 +194,8 @@ def _train_until_half_stopped(
                 _end_epoch(run, stack, m, loss, late, fused)
                 if run.outcome is not None:
                     ended.append(m)
+        if copies is not None:
+            copies.make()  # before the weights change
         for m in ended:
             runs_M[m] = models[m].open_runs() or runs_M[m]
         if ended:

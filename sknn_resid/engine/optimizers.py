@@ -386,9 +386,9 @@ class _Muon(StackOptimizer):
         """Operations that leave the directions of a step beside the matrices they belong to."""
         ops: list[Op] = [partial(torch.add, g, v, alpha=momentum, out=v)]
         pieces: list[_Piece] = []
-        for (i, j), runs in self._batches().items():
+        for (i, j), runs in by_sides(self._runs).items():
             p_views, g_views, v_views = (
-                [self._view(buffer, run) for run in runs] for buffer in (params, g, v)
+                [matrices_in(buffer, run) for run in runs] for buffer in (params, g, v)
             )
             sizes = [len(g) * run.count for run in runs]
             stacked = g.new_zeros((sum(sizes), i, j))
@@ -398,28 +398,33 @@ class _Muon(StackOptimizer):
             rounds, result = orthogonalize(stacked)
             ops += rounds
             for run, p_view, part in zip(runs, p_views, result.split(sizes), strict=True):
-                rows_in, outs = run.shape
-                scale = math.sqrt(max(1.0, outs / rows_in))
-                pieces.append((p_view, part.view(p_view.shape), scale))
+                pieces.append((p_view, part.view(p_view.shape), muon_scale(run)))
         return ops, pieces
 
-    def _batches(self) -> dict[tuple[int, int], list[MatrixRun]]:
-        """Runs of matrices by their (short, long) side: those of equal sides are one batch."""
-        batches: dict[tuple[int, int], list[MatrixRun]] = {}
-        for run in self._runs:
-            batches.setdefault((min(run.shape), max(run.shape)), []).append(run)
-        return batches
 
-    @staticmethod
-    def _view(buffer: Tensor, run: MatrixRun) -> Tensor:
-        """A run's matrices (M, count, i, j), i <= j.
+def muon_scale(run: MatrixRun) -> float:
+    """Factor of Muon's rate for matrices of this shape (in, out)."""
+    rows_in, out = run.shape
+    return math.sqrt(max(1.0, out / rows_in))
 
-        A matrix and its transpose have the same rounds, so each lies on its long side.
-        """
-        rows_in, out = run.shape
-        flat = buffer[:, run.start : run.start + run.count * rows_in * out]
-        view = flat.unflatten(1, (run.count, rows_in, out))
-        return view if rows_in <= out else view.mT
+
+def by_sides(runs: Sequence[MatrixRun]) -> dict[tuple[int, int], list[MatrixRun]]:
+    """Runs of matrices by their (short, long) side: those of equal sides are one batch."""
+    batches: dict[tuple[int, int], list[MatrixRun]] = {}
+    for run in runs:
+        batches.setdefault((min(run.shape), max(run.shape)), []).append(run)
+    return batches
+
+
+def matrices_in(buffer: Tensor, run: MatrixRun) -> Tensor:
+    """A run's matrices (M, count, i, j), i <= j.
+
+    A matrix and its transpose have the same rounds, so each lies on its long side.
+    """
+    rows_in, out = run.shape
+    flat = buffer[:, run.start : run.start + run.count * rows_in * out]
+    view = flat.unflatten(1, (run.count, rows_in, out))
+    return view if rows_in <= out else view.mT
 
 
 def make_optimizer(

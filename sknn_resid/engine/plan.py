@@ -138,6 +138,10 @@ def _by_rows(
     for path in group:
         rows = likes[path[0]].rows
         by_rows.setdefault(("alone", path[0]) if rows is None else rows, []).append(path)
+    if likes[group[0][0]].job.device.type != "cpu":
+        # A launch takes as long for all models as for some of them, and one call gathers the rows
+        # of all, whether they are the same or not.
+        return [(len(by_rows) == 1, list(group))]
     shared = [part for part in by_rows.values() if len(part) >= FEWEST_SHARED]
     rest = [path for part in by_rows.values() if len(part) < FEWEST_SHARED for path in part]
     return [*((True, part) for part in shared), *([(len(by_rows) == 1, rest)] if rest else [])]

@@ -140,7 +140,13 @@ def _train(likes: Sequence[Likeness], stack: StackPlan, interrupt: Interrupt) ->
     try:
         if paths[0][0].train.optimizer.kind is OptimizerKind.LBFGS:
             return [minimise(paths[0][0], interrupt.poll)]
-        done = train_stack(paths, shared_rows=stack.shared_rows, poll=interrupt.poll)
+        on_cpu = paths[0][0].device.type == "cpu"
+        done = train_stack(
+            paths,
+            shared_rows=stack.shared_rows,
+            rows_M=[] if on_cpu else [likes[path[0]].rows for path in stack.paths],
+            poll=interrupt.poll,
+        )
         return [outcome for path in done for outcome in path]
     except Exception as error:  # no memory, or a user's loss, which is trained alone
         return [error for _ in stack.jobs]

@@ -23,7 +23,10 @@ from sknn_resid.engine.kernels import Op, numpy_speaks
 
 Gather = Callable[[np.ndarray], None]
 
-SEGMENT_BYTES = 1 << 20  # of logits and targets
+# Of logits and targets. On a CPU they stay in the cache; on an accelerator a segment ends with a
+# number that is waited for, so it holds as many batches as it may.
+SEGMENT_BYTES = 1 << 20
+DEVICE_SEGMENT_BYTES = 1 << 27
 MAX_SLOTS = 32
 
 
@@ -215,6 +218,33 @@ class SlotBank:
         return bind_gather(X, self.X_MBD[source])
 
 
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A run of batches of one length: where they lie, and the operations of each.
+
+    Attributes
+    ----------
+    bank : SlotBank
+    views : SegmentViews
+    programs : list of list of callable
+        What leaves the gradient of each batch.
+    gather_S : list of callable
+        Put rows of X in place, for each source.
+    batches : slice
+        Which batches of the epoch they are.
+    """
+
+    bank: SlotBank
+    views: SegmentViews
+    programs: list[list[Op]]
+    gather_S: list[Gather]
+    batches: slice
+
+    @property
+    def n_batches(self) -> int:
+        return self.batches.stop - self.batches.start
+
+
 def bind_gather(X: Features, out_BD: Tensor) -> Gather:
     """A function ``gather(rows)`` that copies rows of X into the first rows of ``out_BD``."""
     if isinstance(X, Tensor):
@@ -257,9 +287,9 @@ def gather_tensor(X: Tensor, out_BD: Tensor, rows: np.ndarray) -> None:
         out.copy_(X.index_select(0, index))
 
 
-def slots_per_segment(batch_bytes: int, n_batches: int) -> int:
+def slots_per_segment(batch_bytes: int, n_batches: int, most_bytes: int = SEGMENT_BYTES) -> int:
     """How many batches share one making of targets and one adding-up of losses."""
-    return max(1, min(n_batches, MAX_SLOTS, SEGMENT_BYTES // max(1, batch_bytes)))
+    return max(1, min(n_batches, MAX_SLOTS, most_bytes // max(1, batch_bytes)))
 
 
 def max_rows_per_batch(n_rows_M: Sequence[int], batch: int) -> tuple[int, int]:

@@ -12,17 +12,21 @@ import torch
 from torch import Tensor
 
 from sknn_resid.engine import native
+from sknn_resid.engine.accelerated import AcceleratedSteps
 from sknn_resid.engine.averaging import AverageState, StackAverage
 from sknn_resid.engine.compiled import CompiledEpoch, Source, compiles, scaled
-from sknn_resid.engine.data import Features, RowOrder, as_tensor, is_mapped
+from sknn_resid.engine.data import RowOrder
 from sknn_resid.engine.gradient_flow import FlowRecorder
-from sknn_resid.engine.job import TrainJob, target_tensor
+from sknn_resid.engine.graphs import Graphs
+from sknn_resid.engine.job import TrainJob, features_on_device, target_tensor
 from sknn_resid.engine.kernels import Op, numpy_speaks
 from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
 from sknn_resid.engine.slots import (
+    DEVICE_SEGMENT_BYTES,
+    SEGMENT_BYTES,
     Gather,
-    SegmentViews,
+    Segment,
     SlotBank,
     gather_tensor,
     max_rows_per_batch,
@@ -67,21 +71,6 @@ def new_member(job: TrainJob, order: RowOrder | None = None) -> Member:
     return Member(job, order, generator, params_P, job.resume.optimizer)
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """A run of batches that is gathered at once."""
-
-    bank: SlotBank
-    views: SegmentViews
-    programs: list[list[Op]]
-    gather_S: list[Gather]
-    batches: slice
-
-    @property
-    def n_batches(self) -> int:
-        return self.batches.stop - self.batches.start
-
-
 class Stack:
     """M jobs of one structure, trained together.
 
@@ -94,16 +83,24 @@ class Stack:
     members : sequence of Member
     poll : callable or None
         Called several times an epoch; may raise to end the training.
+    graphs : Graphs or None
+        How steps are carried out on an accelerator; None for a CPU.
     """
 
-    def __init__(self, members: Sequence[Member], poll: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        poll: Callable[[], None] | None = None,
+        graphs: Graphs | None = None,
+    ) -> None:
         self.members = list(members)
         self._poll = poll
         jobs = [member.job for member in members]
         self._jobs = jobs
         first = jobs[0]
         self.batch = max(min(job.train.batch_size, job.data.n_rows) for job in jobs)
-        in_one = compiles(jobs)  # every operation of a step is native
+        # every operation of a step is native
+        in_one = graphs is None and compiles(jobs)
         self.network = make_network(
             first.network,
             torch.stack([member.params_P for member in members]),
@@ -126,6 +123,7 @@ class Stack:
         # memory costs as much as that saves, unless one gathering serves many models or steps.
         self._with_ones = (
             len(jobs) > 1
+            and graphs is None
             and not in_one
             and isinstance(first.network, NetworkSpec)
             and first.network.n_hidden > 0
@@ -165,11 +163,16 @@ class Stack:
                 [member.job.train.label_smoothing for member in self._sources],
                 dtype=first.network.dtype,
             ).to(first.device)
-        self._targets = [target_tensor(member.job) for member in self._sources]
-        self._features = _features_on_device([member.job for member in self._sources])
         self.recorder: FlowRecorder | None = None
         if first.train.record_flow:
             self.recorder = FlowRecorder(self.network, self._n_rows.tolist(), self.batch)
+        self._accelerated = None if graphs is None else self._accelerate(graphs)
+        if self._accelerated is None:
+            self._targets = [target_tensor(member.job) for member in self._sources]
+        if self._accelerated is None or self._accelerated.host_fed:
+            self._features = features_on_device([member.job for member in self._sources])
+        else:
+            self._features = []
         self.compiled = self._compile() if in_one else None
         self._segments = [] if in_one else self._make_segments()
         self._loaded = False
@@ -196,29 +199,30 @@ class Stack:
             with_ones=self._with_ones,
         )
 
-    def _make_segments(self) -> list[_Segment]:
+    def _make_segments(self) -> list[Segment]:
         network = self._jobs[0].network
         per_batch = len(self._jobs) * self.batch * network.n_outputs * network.dtype.itemsize
-        fits = slots_per_segment(2 * per_batch, self._n_batches) == self._n_batches
+        most = SEGMENT_BYTES if self._accelerated is None else DEVICE_SEGMENT_BYTES
+        fits = slots_per_segment(2 * per_batch, self._n_batches, most) == self._n_batches
         nearly_full = PAD_FROM * self.batch <= self._tail
         n_full = self._n_batches - 1
         if self._tail == self.batch or (nearly_full and fits and isinstance(network, NetworkSpec)):
             n_full = self._n_batches
-        segments: list[_Segment] = []
+        segments: list[Segment] = []
         if n_full:
-            bank = self._make_bank(slots_per_segment(2 * per_batch, n_full), self.batch)
+            bank = self._make_bank(slots_per_segment(2 * per_batch, n_full, most), self.batch)
             programs = [self._bind(bank, g) for g in range(bank.n_slots)]
             gather_S = self._bind_gather(bank)
             for first in range(0, n_full, bank.n_slots):
                 used = min(bank.n_slots, n_full - first)
                 batches = slice(first, first + used)
                 views = bank.used(used)
-                segments.append(_Segment(bank, views, programs[:used], gather_S, batches))
+                segments.append(Segment(bank, views, programs[:used], gather_S, batches))
         if n_full < self._n_batches:
             bank = self._make_bank(1, self._tail)
             programs, gather_S = [self._bind(bank, 0)], self._bind_gather(bank)
             last = slice(n_full, n_full + 1)
-            segments.append(_Segment(bank, bank.used(1), programs, gather_S, last))
+            segments.append(Segment(bank, bank.used(1), programs, gather_S, last))
         for segment in segments:
             self._load_even_weights(segment)
         return segments
@@ -240,6 +244,21 @@ class Stack:
             self.batch,
             penalised=self._penalised,
             recorder=self.recorder,
+        )
+
+    def _accelerate(self, graphs: Graphs) -> AcceleratedSteps:
+        return AcceleratedSteps(
+            graphs,
+            self._jobs,
+            [member.job for member in self._sources],
+            [member.order for member in self._sources],
+            self._counts[: len(self._sources)],
+            self.network,
+            self.optimizer,
+            self.tally,
+            self._average,
+            self.recorder,
+            whole=self._whole,
         )
 
     def _clip_norms(self) -> Tensor:
@@ -296,7 +315,11 @@ class Stack:
         ndarray of shape (M,)
             Reported loss of the epoch: the mean over rows, plus the penalty.
         """
+        drawn: set[int] = set()
         for m in running[:1] if self._shared else running:
+            if id(self._orders[m]) in drawn:
+                continue
+            drawn.add(id(self._orders[m]))
             # Its own number of batches counts, not that of its neighbours: alone or beside others,
             # a model whose one batch holds every row keeps their order.
             if self.members[m].job.data.n_rows > self.batch or self.members[m].job.rng_is_shared:
@@ -308,6 +331,8 @@ class Stack:
                 self.compiled.run(rates_M, factors_M, running, self._poll, loaded=loaded)
                 self._loaded = True
                 return self.tally.epoch_loss()
+            if self._accelerated is not None:
+                return self._run_accelerated(self._accelerated, rates_M, factors_M)
             return self._run_segments(rates_M, factors_M)
 
     def _run_segments(
@@ -342,7 +367,26 @@ class Stack:
             self.recorder.end_epoch()
         return self.tally.epoch_loss()
 
-    def _gather(self, segment: _Segment, g: int) -> None:
+    def _run_accelerated(
+        self,
+        steps: AcceleratedSteps,
+        rates_M: Sequence[float],
+        factors_M: Sequence[np.ndarray | None] | None,
+    ) -> np.ndarray:
+        with steps.graphs.epoch():
+            for segment in self._segments:
+                if self._poll is not None:
+                    self._poll()
+                stays = self._loaded and self._whole
+                if not stays:
+                    self._load(segment)
+                steps.run(segment, rates_M, factors_M, self._gather, loaded=stays)
+                self._note_values(segment)
+        if self.recorder is not None:
+            self.recorder.end_epoch()
+        return self.tally.epoch_loss()
+
+    def _gather(self, segment: Segment, g: int) -> None:
         """Rows of X of batch g of the segment."""
         first = segment.batches.start * self.batch + g * segment.bank.batch
         stop = first + segment.bank.batch
@@ -350,21 +394,24 @@ class Stack:
         for gather, order, n in zip(segment.gather_S, self._orders, self._counts, strict=False):
             gather(order.rows(min(first, n), min(stop, n)))
 
-    def _load(self, segment: _Segment) -> None:
+    def _load(self, segment: Segment) -> None:
         """Targets and weights of all batches of the segment."""
         views = segment.views
         first = segment.batches.start * self.batch
         stop = first + segment.n_batches * segment.bank.batch
-        for s, member in enumerate(self._sources):
-            rows = member.order.rows(min(first, self._n_rows[s]), min(stop, self._n_rows[s]))
-            gather_tensor(self._targets[s], views.y_M[s], rows)
+        if self._accelerated is not None:
+            self._accelerated.load(segment, first)
+        else:
+            for s, member in enumerate(self._sources):
+                rows = member.order.rows(min(first, self._n_rows[s]), min(stop, self._n_rows[s]))
+                gather_tensor(self._targets[s], views.y_M[s], rows)
         if not self.tally.even:
             self.tally.load(segment.bank, segment.batches, first)
         loss = self._jobs[0].network.loss
         loss.load_targets(views.T_MGKB, views.y_MGBT, views.r_MG1B, self._smoothing_M)
         self._loaded = True
 
-    def _load_even_weights(self, segment: _Segment) -> None:
+    def _load_even_weights(self, segment: Segment) -> None:
         """Weights that are the same in every epoch."""
         if not self.tally.even:
             return
@@ -374,7 +421,7 @@ class Stack:
         else:
             self.tally.load_even(bank, segment.batches)
 
-    def _note_values(self, segment: _Segment) -> None:
+    def _note_values(self, segment: Segment) -> None:
         """Loss and |W|^2 of each batch of the segment, at the weights before its step."""
         views, loss = segment.views, self._jobs[0].network.loss
         self.tally.value_Mb[:, segment.batches] = loss.value(*views.in_memory).T
@@ -401,19 +448,3 @@ def rows_per_epoch(job: TrainJob) -> int:
 def planned_steps(job: TrainJob) -> int:
     """Steps of the whole training, if nothing stops it."""
     return job.train.max_epochs * -(-rows_per_epoch(job) // job.train.batch_size)
-
-
-def _features_on_device(jobs: Sequence[TrainJob]) -> list[Features]:
-    """X of each job where its rows are gathered from: an accelerator holds each distinct X once.
-
-    A memory map and a sparse matrix stay on the host; their batches are sent one by one.
-    """
-    sent: dict[int, Features] = {}
-    for job in jobs:
-        X = job.data.X
-        if id(X) not in sent:
-            send = job.device.type != "cpu" and isinstance(X, np.ndarray) and not is_mapped(X)
-            tensor = as_tensor(np.asarray(X)) if send else None
-            dtype = input_dtype(job.network)
-            sent[id(X)] = X if tensor is None else tensor.to(job.device, dtype)
-    return [sent[id(job.data.X)] for job in jobs]

@@ -14,7 +14,10 @@ from sknn_resid.stacking._rendezvous import Rendezvous, Seat
 from sknn_resid.stacking._summary import Unconverged
 from sknn_resid.stacking._terms import Call, Failure, Work
 
+Items = list[tuple[Any, tuple[Any, ...], dict[str, Any]]]
+
 MAX_STACK = 256
+SAY_WHEN_TO_STOP = ("max_iter", "tol", "n_iter_no_change", "max_time")
 
 
 class _OneTaskEach(ParallelBackendBase):
@@ -106,9 +109,16 @@ class CallBackend(_OneTaskEach):
         call = self._call
         assert call is not None
         assert callback is not None
+        calls = self._calls(func)
         member = self._unconverged.member(func.items)
-        work = Work(func, callback, bytes_of_task(func.items), member)
+        shares_steps = any(may_share_steps(kwargs) for _, _, kwargs in calls)
+        work = Work(func, callback, bytes_of_task(calls), member, shares_steps)
         return self.rendezvous.submit(call, work)
+
+    def _calls(self, func: Any) -> Items:
+        """The calls that a piece of work consists of."""
+        calls: Items = func.items
+        return calls
 
     def retrieve_result_callback(self, out: Any) -> Any:
         if isinstance(out, Failure):
@@ -137,6 +147,14 @@ class CallBackend(_OneTaskEach):
         self.stop_call()  # does nothing, unless Ctrl-C came between joblib's lines
         self.rendezvous.dismiss()
         self._unconverged.warn()
+
+
+def may_share_steps(kwargs: dict[str, Any]) -> bool:
+    """Whether a search sets what decides only when its fits end (`engine.alike.trajectory`)."""
+    parameters = kwargs.get("parameters")
+    if not isinstance(parameters, dict):
+        return False
+    return any(name.rpartition("__")[2] in SAY_WHEN_TO_STOP for name in parameters)
 
 
 def _checked_size(max_stack: int | None) -> int:

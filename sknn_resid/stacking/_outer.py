@@ -18,17 +18,24 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import joblib
 from joblib.parallel import BatchedCalls, LokyBackend, ParallelBackendBase, SequentialBackend
 
-from sknn_resid.stacking._backend import MAX_STACK, CallBackend, stacked_backend
+from sknn_resid.stacking._backend import (
+    MAX_STACK,
+    CallBackend,
+    Items,
+    may_share_steps,
+    stacked_backend,
+)
+from sknn_resid.stacking._memory import bytes_of_task
+from sknn_resid.stacking._round import ROUND_BYTES
 from sknn_resid.stacking._summary import Member, Unconverged
 from sknn_resid.stacking._terms import Failure
 
-Items = list[tuple[Any, tuple[Any, ...], dict[str, Any]]]
 Collected = tuple[Items, Callable[[Any], Any], Member | None]
 
 # Warnings and the turn belong to a process: a worker with several threads takes one group at a
@@ -129,16 +136,17 @@ class GroupBackend(ParallelBackendBase):
         self._give_warnings()
 
     def _send(self) -> None:
-        """Submit what was collected, in groups of equal size; under the lock."""
+        """Submit what was collected, in groups; under the lock."""
         tasks, self._collected = self._collected, []
         if not tasks:
             return
         # Fits on the same fold go to the same worker: they read one copy of each batch there.
         tasks.sort(key=_fold)
-        n_groups = max(self._n_workers, -(-len(tasks) // self._largest))
-        n_groups = min(n_groups, len(tasks))
-        bounds = [len(tasks) * g // n_groups for g in range(n_groups + 1)]
-        for first, stop in pairwise(bounds):
+        # Only processes of this machine read X from one place, however many groups there are.
+        dividable = self._n_processes is not None and _makes_many_rounds(tasks, self._n_workers)
+        for first, stop in pairwise(
+            group_bounds(len(tasks), self._n_workers, self._largest, dividable=dividable)
+        ):
             self._send_group(tasks[first:stop])
 
     def _send_group(self, tasks: Sequence[Collected]) -> None:
@@ -267,6 +275,33 @@ def _fold(task: Collected) -> int:
     return 0 if member is None else member.fold
 
 
+def _makes_many_rounds(tasks: Sequence[Collected], n_workers: int) -> bool:
+    """Whether half of a worker's share is a round or more, so that cutting it up loses nothing."""
+    items, _, _ = tasks[0]
+    if any(may_share_steps(kwargs) for _, _, kwargs in items):
+        return False
+    return len(tasks) * bytes_of_task(items) >= 2 * n_workers * ROUND_BYTES
+
+
+def group_bounds(n_tasks: int, n_workers: int, largest: int, *, dividable: bool) -> list[int]:
+    """Where groups begin, and the end of the last one.
+
+    One group a worker, or of the largest size. If ``dividable``, a worker's share is cut into a
+    half and two quarters, the halves first: whoever is done sooner takes what is left, when fits or
+    cores are unequally fast.
+    """
+    halves = n_workers if dividable else 0
+    n_small = halves * 2 or n_workers
+    shares = [2] * halves + [1] * n_small
+    done = list(accumulate(shares, initial=0))
+    bounds = [n_tasks * d // done[-1] for d in done]
+    cut = [0]
+    for first, stop in pairwise(bounds):
+        n_groups = -(-(stop - first) // largest)
+        cut += [first + (stop - first) * g // n_groups for g in range(1, n_groups + 1)]
+    return cut
+
+
 def _flatten(
     groups: Sequence[Items], max_stack: int, device: str | None
 ) -> tuple[_Plan, list[Any]]:
@@ -309,13 +344,22 @@ def run_group(plan: _Plan, *objects: Any) -> list[Returned]:
     ]
     unconverged = _ByPlace()
     rendezvous = stacked_backend(max(2, plan.max_stack), plan.device).rendezvous
-    backend = CallBackend(rendezvous, nesting_level=0, unconverged=unconverged)
+    backend = _GroupCall(rendezvous, nesting_level=0, unconverged=unconverged)
     with _ONE_GROUP_A_PROCESS:
         parallel = joblib.Parallel(backend=backend, n_jobs=-1, pre_dispatch="all")
         results: list[Returned] = parallel(functions)
     return [
         replace(one, ended_early=place in unconverged.places) for place, one in enumerate(results)
     ]
+
+
+class _GroupCall(CallBackend):
+    """The call of a group on its worker, which weighs what is wrapped in `_run_task`."""
+
+    def _calls(self, func: Any) -> Items:
+        ((_, (calls, _), _),) = func.items
+        wrapped: Items = calls
+        return wrapped
 
 
 class _ByPlace(Unconverged):

@@ -29,7 +29,7 @@ The release rule, `_advance`, is asked whenever the turn is free:
 
 1. someone is ready: give him the turn;
 2. a round is being trained: wait for its end (or for a question, which is 1);
-3. the next queued task, of the deepest call first, fits under the caps: admit it;
+3. no full round waits, and the next queued task, by rank, fits under the caps: admit it;
 4. a parent's call is over: joblib will see it, and the parent be ready, within 10 milliseconds;
 5. someone waits: train all that wait, as one round;
 6. a task is queued: admit it although it does not fit.
@@ -75,15 +75,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from joblib import parallel_config
-from joblib.parallel import SequentialBackend
-
 from sknn_resid.engine.meeting import attending
 from sknn_resid.stacking._memory import SHARE_OF_FREE, free_bytes
 from sknn_resid.stacking._round import (
-    Apart,
     Place,
+    apart,
+    is_full,
     needs_a_solo,
+    needs_crowd,
     note_unconverged,
     train_solo,
     train_together,
@@ -126,7 +125,7 @@ class Rendezvous:
         self._number = itertools.count()
         self._holder: Actor | None = None
         self._ready: deque[Actor] = deque()
-        self._queue: list[tuple[int, int, Task]] = []  # heap: deepest call first, then in order
+        self._queue: list[tuple[tuple[int, int], int, Task]] = []  # heap: by rank, then in order
         self._waiting: list[Visit] = []
         self._training = False
         self._live: set[Task] = set()
@@ -247,14 +246,14 @@ class Rendezvous:
         # Who has no turn is the reader of a generator that its own call fills (`return_as`).
         if needs_a_solo(jobs) or self._holder is not task:
             return self._outcomes(task, jobs, train_solo(jobs, lambda: task.cancelled))
-        visit = Visit(task, jobs)
+        visit = Visit(task, jobs, needs_crowd(task, jobs))
         with self._lock:
             if task.cancelled:
                 raise TaskCancelled
             self._waiting.append(visit)
             self._pass_turn(task)
         while (question := self._next_question(task)) is not None:
-            with self._apart(task):
+            with apart(task, self.device):
                 question.ask()
             with self._lock:
                 question.done = True
@@ -317,7 +316,7 @@ class Rendezvous:
             # joblib goes on with the caller's generator in here, so its warnings are the owner's.
             if task.home.owner.warnings is not None:
                 task.home.owner.warnings.restore()
-            with suppress(TaskCancelled), self._apart(task):
+            with suppress(TaskCancelled), apart(task, self.device):
                 task.work.callback(outcome)
         finally:
             del outcome
@@ -330,13 +329,6 @@ class Rendezvous:
                 self._workers.rest()
                 self._holder = None
                 self._advance()
-
-    @contextmanager
-    def _apart(self, task: Task) -> Iterator[None]:
-        """Whatever is fitted in here waits for nobody, and joblib runs sequentially."""
-        backend = SequentialBackend(nesting_level=0)
-        with attending(Apart(task), self.device), parallel_config(backend=backend, n_jobs=1):
-            yield
 
     # -- the turn: all of it under the lock ---------------------------------------------------
 
@@ -399,12 +391,13 @@ class Rendezvous:
 
     def _enqueue(self, task: Task) -> None:
         task.home.n_queued += 1
-        heapq.heappush(self._queue, (-task.home.depth, next(self._number), task))
+        heapq.heappush(self._queue, (task.rank, next(self._number), task))
 
     def _fits(self, task: Task, n_parents: int) -> bool:
         if len(self._live) - n_parents >= self.max_tasks:
             return False
-        return self._live_bytes + task.work.n_bytes <= self._byte_cap
+        under = self._live_bytes + task.work.n_bytes <= self._byte_cap
+        return under and not is_full(self._waiting)
 
     def _admit(self) -> None:
         _, _, task = self._queue[0]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from joblib import parallel_config
+from joblib.parallel import SequentialBackend
+
+from sknn_resid.engine.meeting import attending
 from sknn_resid.stacking._terms import Actor, HookFailed, Task, TaskCancelled, Visit
 
 if TYPE_CHECKING:
@@ -13,12 +18,40 @@ if TYPE_CHECKING:
 
 Ask = Callable[[Task, Callable[[Any], Any], Any], Any]
 
+# What the tasks of a full round hold. 100 fits on 20,000 x 30 that all wait hold 270 MB: each of
+# their pages is touched for the first time, which took longer than what more company saves.
+ROUND_BYTES = 32 << 20
+# A full round keeps every core busy, and large data do not make it a round of one.
+FITS_PER_CORE, FEWEST_FITS = 4, 8
+
 
 def needs_a_solo(jobs: Sequence[TrainJob]) -> bool:
     """Whether these jobs gain nothing from company: scipy minimises one network at a time."""
     from sknn_resid.engine.spec import OptimizerKind
 
     return all(job.train.optimizer.kind is OptimizerKind.LBFGS for job in jobs)
+
+
+def needs_crowd(task: Task, jobs: Sequence[TrainJob]) -> bool:
+    """Whether these jobs are trained faster among many others than among few.
+
+    Compiled steps go through one model after another: what they gain from company is shared memory.
+    Jobs that differ in the number of their epochs only are one network instead, so all of them have
+    to be there, and an accelerator is filled by many.
+    """
+    from sknn_resid.engine.compiled import compiles
+
+    return task.work.shares_steps or not all(compiles([job]) for job in jobs)
+
+
+def is_full(visits: Sequence[Visit]) -> bool:
+    """Whether these make a round, although more tasks could be admitted."""
+    if sum(visit.task.work.n_bytes for visit in visits) < ROUND_BYTES:
+        return False
+    from sknn_resid.engine.workers import available_threads
+
+    enough = max(FEWEST_FITS, FITS_PER_CORE * available_threads())
+    return len(visits) >= enough and not any(visit.needs_crowd for visit in visits)
 
 
 def train_solo(jobs: Sequence[TrainJob], interrupted: Callable[[], bool]) -> list[Outcome]:
@@ -138,3 +171,11 @@ class Apart(Place):
         if self._task.cancelled:
             raise TaskCancelled
         return outcomes
+
+
+@contextmanager
+def apart(task: Task, device: str | None) -> Iterator[None]:
+    """Whatever is fitted in here waits for nobody, and joblib runs sequentially."""
+    backend = SequentialBackend(nesting_level=0)
+    with attending(Apart(task), device), parallel_config(backend=backend, n_jobs=1):
+        yield

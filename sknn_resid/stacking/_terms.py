@@ -51,12 +51,15 @@ class Work:
         Of memory that the work is taken to hold while it runs.
     member : Member or None
         Which candidate and fold of a search it is.
+    shares_steps : bool
+        Whether other tasks of the call may take the very same steps, for fewer or more epochs.
     """
 
     function: Callable[[], Any]
     callback: Callable[[Any], Any]
     n_bytes: int
     member: Member | None
+    shares_steps: bool = False
 
 
 class Actor:
@@ -112,6 +115,11 @@ class Task(Actor):
         self.work = work
 
     @property
+    def rank(self) -> tuple[int, int]:
+        """Lowest first: the deepest call, and in it those that hold the same rows together."""
+        return -self.home.depth, 0 if self.work.member is None else self.work.member.fold
+
+    @property
     def home(self) -> Call:
         """The call that the task belongs to."""
         assert self.call is not None
@@ -150,9 +158,13 @@ class Question:
 
 @dataclass(eq=False)
 class Visit:
-    """A task's jobs at the rendezvous, and what became of them."""
+    """A task's jobs at the rendezvous, and what became of them.
+
+    ``needs_crowd``: they are trained faster among many others than among few.
+    """
 
     task: Task
     jobs: Sequence[TrainJob]
+    needs_crowd: bool
     outcomes: list[Outcome] = field(default_factory=list)
     error: BaseException | None = None

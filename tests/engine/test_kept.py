@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from sknn_resid.engine.kept import KeptWeights
+from sknn_resid.engine.kept import Copies, KeptWeights
 
 
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize("on_host", [True, False])
+@pytest.mark.parametrize(("on_host", "waiting"), [(True, False), (False, False), (False, True)])
 @pytest.mark.parametrize("seed", range(5))
-def test_best_weights_of_any_sequence(monkeypatch, keep, on_host, seed):
+def test_best_weights_of_any_sequence(keep, on_host, waiting, seed):
     rng = np.random.default_rng(seed)
     params = torch.from_numpy(rng.standard_normal(4))
-    kept = KeptWeights(params)
-    kept._on_host = on_host  # False: the copies of an accelerator
+    # an accelerator's copies wait for each other, or are made one by one
+    kept = KeptWeights(params, Copies() if waiting else None)
+    kept._on_host = on_host
     start = best_start = best = params.clone()
     for epoch in range(40):
         params.copy_(torch.from_numpy(rng.standard_normal(4)))
@@ -40,3 +41,23 @@ def test_another_stack_has_another_view_of_the_weights():
     kept.end_epoch(second, lowest=True, keep=True)
     assert kept.best.eq(1).all()
     assert kept.best_start.eq(0).all()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_copies_of_many_models_are_made_at_once(together):
+    """By one call where torch has it; a second call makes none of them again."""
+    copies = Copies()
+    if not together:
+        copies._together = None
+    weights = [torch.full((4,), float(m)) for m in range(3)]
+    kept = [KeptWeights(params, copies) for params in weights]
+    for params, one in zip(weights, kept, strict=True):
+        params.add_(10)
+        one.end_epoch(params, lowest=True, keep=True)
+    copies.make()
+    for params in weights:
+        params.zero_()
+    copies.make()
+    for m, one in enumerate(kept):
+        assert one.best.eq(10.0 + m).all()
+        assert one.best_start.eq(float(m)).all()

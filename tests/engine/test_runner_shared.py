@@ -124,6 +124,17 @@ def test_folds_and_candidates(kind):
     check(jobs)
 
 
+def test_an_accelerator_has_one_stack_for_all_folds():
+    """A launch takes as long for all models as for those of one fold."""
+    jobs = [job for f in range(4) for job in candidates(5, fold=f)]
+    there = [replace(job, device=torch.device("meta")) for job in jobs]
+    (stack,) = plan_stacks(likenesses(there), 1)
+    assert len(stack.paths) == 20
+    assert not stack.shared_rows
+    (stack,) = plan_stacks(likenesses(there[:5]), 1)
+    assert stack.shared_rows
+
+
 def test_small_folds_are_trained_in_one_stack():
     jobs = [job for f in range(4) for job in candidates(2, fold=f)]
     (stack,) = plan_stacks(likenesses(jobs), 1)
