@@ -70,6 +70,7 @@ FLOORS = {
     "engine.network": 24,
     "engine.residual_init": 24,
     "engine.fused": 25,
+    "engine.pieces": 24,
     "engine.residual_input": 26,
     "engine.residual_network": 27,
     "engine.structure": 28,

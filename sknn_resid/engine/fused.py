@@ -13,7 +13,6 @@ a batch of activations, and what does not have to be kept need not be written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor
@@ -31,15 +30,18 @@ MOST_WORK = 50_000_000
 
 def suits(bound: Bound) -> bool:
     """Whether the fused operations know all of this network, and nobody watches."""
-    spec = bound.spec
     return (
-        spec_suits(spec)
-        and bound.watch is None
+        bound.watch is None
         and bound.kept is None
         and bound.keep_ML1 is None
-        and bound.n * _largest_matrix(spec) <= MOST_WORK
-        and compiled.available(bound.x)
+        and step_suits(bound.spec, bound.n, bound.x)
     )
+
+
+def step_suits(spec: ResidualSpec, n_rows: int, like: Tensor) -> bool:
+    """Whether they know a step on so many rows, in memory ``like`` this, without drop path."""
+    work = n_rows * _largest_matrix(spec)
+    return spec_suits(spec) and work <= MOST_WORK and compiled.available(like)
 
 
 def _largest_matrix(spec: ResidualSpec) -> int:
@@ -95,25 +97,6 @@ def sum_columns(a_Mij: Tensor, out_Mi: Tensor) -> Op:
 def scale_rows(a_Mij: Tensor, factor_Mi: Tensor, out_Mij: Tensor) -> Op:
     """Bind ``out = diag(factor) a``; ``out`` may be ``a``."""
     return _bind("scale_rows", [a_Mij, factor_Mi, out_Mij])
-
-
-def pieces(X_MBJ: Tensor, bin_MBF: Tensor, value_MBF: Tensor, runs: Sequence[float]) -> Op:
-    """Bind: which column of each run a row's number lies in, and what stands there."""
-    return _bind("pieces", [X_MBJ, bin_MBF, value_MBF], *runs)
-
-
-def add_pieces(
-    bin_MBF: Tensor, value_MBF: Tensor, W_MJH: Tensor, out_MBH: Tensor, runs: Sequence[float]
-) -> Op:
-    """Bind ``out += X[:, runs] @ W[runs]`` for the X that `pieces` has read."""
-    return _bind("pieces_in", [bin_MBF, value_MBF, W_MJH, out_MBH], *runs)
-
-
-def pieces_gradient(
-    bin_MBF: Tensor, value_MBF: Tensor, d_MBH: Tensor, out_MJH: Tensor, runs: Sequence[float]
-) -> Op:
-    """Bind ``out[runs] = X[:, runs].T @ d`` for the X that `pieces` has read."""
-    return _bind("pieces_back", [bin_MBF, value_MBF, d_MBH, out_MJH], *runs)
 
 
 class FusedNorm:

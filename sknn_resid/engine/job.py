@@ -10,9 +10,12 @@ import numpy as np
 import scipy.optimize
 import torch
 
+from sknn_resid.engine import fused
 from sknn_resid.engine.data import Features, TrainingData, ValidationData, as_tensor, is_mapped
 from sknn_resid.engine.history import EpochView, Resume, StopReason, ValidationView
 from sknn_resid.engine.optimizers import OptimizerState
+from sknn_resid.engine.pieces import Pieces
+from sknn_resid.engine.residual_spec import ResidualSpec
 from sknn_resid.engine.spec import AnySpec, TrainSpec
 from sknn_resid.engine.structure import input_dtype
 
@@ -121,8 +124,20 @@ def target_tensor(job: TrainJob) -> torch.Tensor:
     return as_tensor(np.asarray(job.data.y)).to(device=job.device, dtype=dtype)
 
 
-def features_on_device(jobs: Sequence[TrainJob]) -> list[Features]:
-    """X of each job where its rows are gathered from: an accelerator holds each distinct X once.
+def pieces_of(jobs: Sequence[TrainJob], batch_size: int) -> Pieces | None:
+    """Columns that the steps of these jobs look up; None where X is used as it is."""
+    spec, like = jobs[0].network, torch.ones(1, dtype=jobs[0].network.dtype)
+    if jobs[0].device.type != "cpu" or any(job.train.drop_path for job in jobs):
+        return None
+    if not isinstance(spec, ResidualSpec) or not fused.step_suits(spec, batch_size, like):
+        return None
+    if not all(isinstance(job.data.X, np.ndarray) and not is_mapped(job.data.X) for job in jobs):
+        return None
+    return Pieces.of(spec)
+
+
+def features_on_device(jobs: Sequence[TrainJob], pieces: Pieces | None = None) -> list[Features]:
+    """X of each job where its rows are gathered from: each distinct X once, packed by ``pieces``.
 
     A memory map and a sparse matrix stay on the host; their batches are sent one by one.
     """
@@ -134,4 +149,6 @@ def features_on_device(jobs: Sequence[TrainJob]) -> list[Features]:
             tensor = as_tensor(np.asarray(X)) if send else None
             dtype = input_dtype(job.network)
             sent[id(X)] = X if tensor is None else tensor.to(job.device, dtype)
+            if pieces is not None:
+                sent[id(X)] = pieces.pack(np.asarray(X))
     return [sent[id(job.data.X)] for job in jobs]

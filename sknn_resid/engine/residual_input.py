@@ -16,6 +16,7 @@ from torch import Tensor
 from sknn_resid.engine import fused
 from sknn_resid.engine.branches import Bound
 from sknn_resid.engine.kernels import Op, add_row, matmul, sum_rows
+from sknn_resid.engine.pieces import Pieces
 from sknn_resid.engine.slots import SparseRows
 
 
@@ -29,11 +30,19 @@ class InputProjection:
         Gradients by name.
     scale_MD1 : Tensor of shape (M, D, 1) or None
         Factor of each column.
+    pieces : Pieces or None
+        Columns of X that are looked up: X comes packed.
     """
 
-    def __init__(self, bound: Bound, grads: dict[str, Tensor], scale_MD1: Tensor | None) -> None:
+    def __init__(
+        self,
+        bound: Bound,
+        grads: dict[str, Tensor],
+        scale_MD1: Tensor | None,
+        pieces: Pieces | None,
+    ) -> None:
         self._bound, self._spec = bound, bound.spec
-        self._grads, self._scale_MD1 = grads, scale_MD1
+        self._grads, self._scale_MD1, self._pieces = grads, scale_MD1, pieces
 
     def _fuses(self, X: Tensor | SparseRows) -> TypeGuard[Tensor]:
         dense = isinstance(X, Tensor) and self._spec.periodic is None
@@ -49,11 +58,15 @@ class InputProjection:
             forward.append(fused.scale_rows(W, scale_MD, scaled))
             backward.append(fused.scale_rows(gW, scale_MD, gW))
             W = scaled
-        forward.append(fused.product(X, W, bound.x, row_Mk=bound.values["input.b"]))
-        products = [
-            fused.product(X.mT, bound.d, gW),
-            fused.sum_rows(bound.d, self._grads["input.b"]),
-        ]
+        pieces = self._pieces
+        products = [fused.sum_rows(bound.d, self._grads["input.b"])]
+        for n, (part, rows) in enumerate([(X, slice(None))] if pieces is None else pieces.parts(X)):
+            bias = bound.values["input.b"] if n == 0 else None
+            forward.append(fused.product(part, W[:, rows], bound.x, row_Mk=bias, add=n > 0))
+            products.append(fused.product(part.mT, bound.d, gW[:, rows]))
+        if pieces is not None:
+            forward.append(pieces.add(X, W, bound.x))
+            products.append(pieces.gradient(X, bound.d, gW))
         return forward, products + backward
 
     def bind(self, X: Tensor | SparseRows) -> tuple[list[Op], list[Op]]:
@@ -65,6 +78,7 @@ class InputProjection:
         bound, spec, D = self._bound, self._spec, self._spec.n_features
         if self._fuses(X):
             return self._bind_fused(X)
+        assert self._pieces is None, "rows were packed, but the operations for them do not suit"
         W, gW, scale = self._bound.values["input.W"], self._grads["input.W"], self._scale_MD1
         forward: list[Op] = []
         backward: list[Op] = []

@@ -32,6 +32,7 @@ from sknn_resid.engine.kernels import (
     sum_squares,
 )
 from sknn_resid.engine.memory import Memory, Sink
+from sknn_resid.engine.pieces import Pieces
 from sknn_resid.engine.residual_input import InputProjection
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
@@ -72,6 +73,8 @@ class StackedResidualNetwork:
         Means and variances to normalize with instead of those of each batch, as in prediction.
     watch : callable or None
         Is shown what a step makes (`watch`), and dJ/dX, which only a watched step works out.
+    pieces : Pieces or None
+        Columns that are looked up: the batches come packed.
     """
 
     def __init__(
@@ -85,9 +88,10 @@ class StackedResidualNetwork:
         input_scale_M: Sequence[np.ndarray | None],
         statistics_MS: Tensor | None = None,
         watch: Watch | None = None,
+        pieces: Pieces | None = None,
     ) -> None:
         self.spec = spec
-        self._watch, self._statistics_MS = watch, statistics_MS
+        self._watch, self._statistics_MS, self._pieces = watch, statistics_MS, pieces
         self.layout = ResidualLayout(spec)
         self.params_MP = params_MP
         self.grads_MP = torch.zeros_like(params_MP)
@@ -255,7 +259,7 @@ class StackedResidualNetwork:
         fuses = fused.suits(bound)
         make = fused.FusedBlock if fuses else Block
         blocks = [make(bound, block) for block in range(spec.n_blocks)]
-        ends = InputProjection(bound, self._grads, self._scale_MD1)
+        ends = InputProjection(bound, self._grads, self._scale_MD1, self._pieces)
         forward, input_backward = ends.bind(slot.X_MBD)
         for block in blocks:
             forward += block.forward()

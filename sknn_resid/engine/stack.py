@@ -18,7 +18,7 @@ from sknn_resid.engine.compiled import CompiledEpoch, Source, compiles, scaled
 from sknn_resid.engine.data import RowOrder
 from sknn_resid.engine.gradient_flow import FlowRecorder
 from sknn_resid.engine.graphs import Graphs
-from sknn_resid.engine.job import TrainJob, features_on_device, target_tensor
+from sknn_resid.engine.job import TrainJob, features_on_device, pieces_of, target_tensor
 from sknn_resid.engine.kernels import Op, numpy_speaks
 from sknn_resid.engine.network import StackedNetwork
 from sknn_resid.engine.optimizers import OptimizerState, make_optimizer
@@ -95,12 +95,11 @@ class Stack:
     ) -> None:
         self.members = list(members)
         self._poll = poll
-        jobs = [member.job for member in members]
-        self._jobs = jobs
+        jobs = self._jobs = [member.job for member in members]
         first = jobs[0]
         self.batch = max(min(job.train.batch_size, job.data.n_rows) for job in jobs)
-        # every operation of a step is native
-        in_one = graphs is None and compiles(jobs)
+        in_one = graphs is None and compiles(jobs)  # every operation of a step is native
+        self._pieces = pieces_of(jobs, self.batch)
         self.network = make_network(
             first.network,
             torch.stack([member.params_P for member in members]),
@@ -109,6 +108,7 @@ class Stack:
             [member.generator for member in members],
             [job.input_scale for job in jobs],
             model_by_model=in_one and not first.train.record_flow,
+            pieces=self._pieces,
         )
         self.params_M = list(self.network.params_MP)  # one view a model
         self._orders = [member.order for member in members]
@@ -170,7 +170,7 @@ class Stack:
         if self._accelerated is None:
             self._targets = [target_tensor(member.job) for member in self._sources]
         if self._accelerated is None or self._accelerated.host_fed:
-            self._features = features_on_device([member.job for member in self._sources])
+            self._features = features_on_device([m.job for m in self._sources], self._pieces)
         else:
             self._features = []
         self.compiled = self._compile() if in_one else None
@@ -182,12 +182,12 @@ class Stack:
     # -- memory ------------------------------------------------------------------------------
 
     def _make_bank(self, n_slots: int, batch: int) -> SlotBank:
-        job = self._jobs[0]
+        job, pieces = self._jobs[0], self._pieces
         return SlotBank(
             len(self._jobs),
             n_slots,
             batch,
-            job.data.n_features,
+            job.data.n_features if pieces is None else pieces.n_columns,
             job.network.n_outputs,
             job.data.y.shape[1],
             codes=job.network.loss.codes,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sknn_resid.engine.layout import DenseLayout, dense_layout
 from sknn_resid.engine.network import StackedNetwork
+from sknn_resid.engine.pieces import Pieces
 from sknn_resid.engine.residual_layout import ResidualLayout
 from sknn_resid.engine.residual_network import StackedResidualNetwork
 from sknn_resid.engine.residual_spec import Normalization, ResidualSpec
@@ -60,12 +61,14 @@ def make_network(
     watch: Watch | None = None,
     *,
     model_by_model: bool = False,
+    pieces: Pieces | None = None,
 ) -> AnyNetwork:
     """The stack's network of this structure.
 
     ``statistics_MS`` are means and variances to normalize with instead of those of each batch (for
     a residual network with batch normalization); ``watch`` is shown what a step makes;
-    ``model_by_model`` is for compiled steps of dense networks.
+    ``model_by_model`` is for compiled steps of dense networks; ``pieces`` for batches of a residual
+    network that come packed.
     """
     dropout_M = [train.dropout for train in train_M]
     if isinstance(spec, ResidualSpec):
@@ -80,6 +83,7 @@ def make_network(
             input_scale_M,
             statistics_MS,
             watch,
+            pieces,
         )
     return StackedNetwork(
         spec,

@@ -49,8 +49,7 @@ static size_t tables_memory(const struct bound *b, const double *numbers, Py_ssi
         if (!(numbers[k] >= (k ? numbers[k - 1] : 0) && numbers[k + 1] >= numbers[k] + 1
               && numbers[k + 1] <= (double)SIZE('J')))
             return 0;
-    const ptrdiff_t width = b->size['H' - 'A'] < 0 ? 1 : SIZE('H');
-    return (size_t)width * (size_t)(2 * (numbers[n - 1] - numbers[0]) + 1);
+    return (size_t)SIZE('H') * (size_t)(2 * (numbers[n - 1] - numbers[0]) + 1);
 }
 
 #ifdef HAS_LEVELS
@@ -74,7 +73,6 @@ static const struct kind kinds[] = {
     KIND(adam, ">MN MN >MN >MN", 4, 2, NULL),
     KIND(average, ">MN MN", 0, 1, NULL),
     KIND(muon, ">MN MN >MN", -1, 2, rounds_memory),
-    KIND(pieces, "MBJ >MBF >MBF", -1, 0, tables_memory),
     KIND(pieces_in, "MBF MBF MJH >MBH", -1, 0, tables_memory),
     KIND(pieces_back, "MBF MBF MBH >MJH", -1, 0, tables_memory),
     {NULL, NULL, 0, 0, NULL, {{NULL}}},
