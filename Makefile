@@ -13,7 +13,9 @@ PIP := $(PY) -m pip install --disable-pip-version-check --quiet -c constraints.t
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # Has to be in the environment before scipy is imported; without it scikit-learn skips its
 # array API checks.
-TEST_ENV := $(ONE_THREAD) SCIPY_ARRAY_API=1 MPLBACKEND=Agg
+# Tests start some fifty interpreters; without compiled files each would compile the package anew,
+# for a second, where the environment forbids to write them.
+TEST_ENV := $(ONE_THREAD) SCIPY_ARRAY_API=1 MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE=
 
 # What is built where a C compiler is at hand; a change of it is built anew.
 NATIVE := setup.py $(wildcard sknn_resid/_native/src/*)

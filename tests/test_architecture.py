@@ -26,6 +26,7 @@ FLOORS = {
     # 10: shared ground
     "_validation": 10,
     "_device": 10,
+    "_r2": 10,
     # 19 to 38: the engine; knows nothing of scikit-learn
     "engine.bound": 19,
     "engine.native": 19,

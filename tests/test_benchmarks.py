@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from script_runner import run_benchmark
 from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier as ScikitLearnMLPClassifier
 from sklearn.utils import shuffle
@@ -26,11 +27,14 @@ def harness(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def run_benchmark(name, folder, *arguments):
+SMALLEST = ("--smoke", "--repeats", "2", "--threads", "1")
+
+
+def run_as_a_command(name, folder, *arguments):
     """Run a benchmark at its smallest, on one thread, and return the JSON it writes."""
     output = folder / "results.json"
-    command = [sys.executable, str(BENCHMARKS / name), "--smoke", "--repeats", "2"]
-    command += ["--threads", "1", "--output", str(output), *arguments]
+    command = [sys.executable, str(BENCHMARKS / name), *SMALLEST]
+    command += ["--output", str(output), *arguments]
     environment = dict(os.environ) | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     }
@@ -49,7 +53,7 @@ def expected_contestants():
 
 
 def test_fit_benchmark_runs_and_all_reach_the_same_loss(tmp_path):
-    document = run_benchmark(
+    document = run_as_a_command(
         "mlp_fit.py", tmp_path, "--device", "cpu", "--shapes", "digits", "binary", "wide"
     )
     groups = {}
@@ -71,7 +75,9 @@ def test_fit_benchmark_runs_and_all_reach_the_same_loss(tmp_path):
 
 
 def test_predict_benchmark_runs_and_all_give_the_same_result(tmp_path):
-    document = run_benchmark("mlp_predict.py", tmp_path, "--dtypes", "float32", "float64")
+    document = run_benchmark(
+        tmp_path, "mlp_predict.py", *SMALLEST, "--dtypes", "float32", "float64"
+    )
     for row in document["rows"]:
         assert row["equal"], row
     assert {row["contestant"] for row in document["rows"]} == expected_contestants()
@@ -85,8 +91,8 @@ def test_predict_benchmark_runs_and_all_give_the_same_result(tmp_path):
 
 
 def test_search_benchmark_runs_and_all_find_the_same(tmp_path):
-    chosen = ["--shapes", "iris", "hundred", "--dtypes", "float64", "--threads", "1"]
-    document = run_benchmark("stacked_search.py", tmp_path, *chosen)
+    chosen = ("--shapes", "iris", "hundred", "--dtypes", "float64")
+    document = run_benchmark(tmp_path, "stacked_search.py", *SMALLEST, *chosen)
     assert [row["contestant"] for row in document["rows"]] == ["sklearn", "ours", "stacked"] * 2
     assert [row["score_difference"] for row in document["rows"]] == [0] * 6
 

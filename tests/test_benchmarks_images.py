@@ -1,17 +1,11 @@
 """The benchmark of image networks runs, and its figures are what they are called."""
 
 import importlib
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
-BENCHMARKS = ROOT / "benchmarks"
+from script_runner import BENCHMARKS, run_benchmark
 
 
 @pytest.fixture
@@ -22,29 +16,9 @@ def cifar10(monkeypatch):
         sys.modules.pop(name, None)
 
 
-def run(tmp_path, *arguments):
-    """The JSON that a benchmark writes."""
-    output = tmp_path / "results.json"
-    name, *options = arguments
-    command = [sys.executable, str(BENCHMARKS / name), *options]
-    environment = dict(os.environ) | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    }
-    done = subprocess.run(
-        [*command, "--output", str(output)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Warning" not in done.stderr
-    return json.loads(output.read_text())
-
-
 @pytest.mark.parametrize("recipe", ["paper", "fast", "subset"])
 def test_a_recipe_runs(tmp_path, recipe):
-    rows = run(tmp_path, "cifar10.py", "--smoke", "--recipe", recipe)["rows"]
+    rows = run_benchmark(tmp_path, "cifar10.py", "--smoke", "--recipe", recipe)["rows"]
     assert len({row["net"] for row in rows}) == len(rows)
     for row in rows:
         assert 0 <= row["train_error"] <= 100
@@ -55,9 +29,8 @@ def test_a_recipe_runs(tmp_path, recipe):
 
 def test_published_weights_are_counted(tmp_path, data_dir):
     """On a few images: to the image on all of them is what the benchmark itself is for."""
-    rows = run(tmp_path, "cifar10.py", "--pretrained", "--test-rows", "60", "--device", "cpu")[
-        "rows"
-    ]
+    arguments = ("--pretrained", "--test-rows", "60", "--device", "cpu")
+    rows = run_benchmark(tmp_path, "cifar10.py", *arguments)["rows"]
     assert {row["depth"] for row in rows} == {20, 56}
     for depth in (20, 56):
         wrong = {row["way"]: row["wrong"] for row in rows if row["depth"] == depth}
@@ -66,7 +39,7 @@ def test_published_weights_are_counted(tmp_path, data_dir):
 
 
 def test_speed_benchmark_runs_and_all_give_the_same(tmp_path):
-    document = run(
+    document = run_benchmark(
         tmp_path,
         "resnet.py",
         "--smoke",

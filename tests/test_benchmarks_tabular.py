@@ -4,20 +4,16 @@ import doctest
 import importlib
 import json
 import math
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy.stats import rankdata
+from script_runner import BENCHMARKS, run_script
 from sklearn.metrics import accuracy_score, log_loss, r2_score, root_mean_squared_error
 
-ROOT = Path(__file__).resolve().parents[1]
-BENCHMARKS = ROOT / "benchmarks"
 MODULES = ("_tabular_sets", "_tabular_scores", "_tabular_contestants", "_tabular_torch")
 
 
@@ -297,19 +293,16 @@ def test_examples_of_the_docstrings(load):
 # ---- the command ---------------------------------------------------------------------------------
 
 
-def run_benchmark(data, output, *arguments):
-    command = [sys.executable, str(BENCHMARKS / "tabular_accuracy.py"), "--output", str(output)]
-    environment = dict(os.environ) | {"SKNN_RESID_DATA": str(data), "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-
-
 def records_in(output, method):
     return json.loads((output / f"tabular_accuracy_{method}.json").read_text())["records"]
 
 
-def test_command_runs_what_is_not_there_yet(tmp_path):
+def test_command_runs_what_is_not_there_yet(tmp_path, monkeypatch, capsys):
+    def run_benchmark(*arguments):
+        run_script(BENCHMARKS / "tabular_accuracy.py", "--output", output, *arguments)
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("SKNN_RESID_DATA", str(tmp_path))
     folder = tmp_path / "tabular"
     folder.mkdir()
     X = mixed_frame(60)
@@ -322,29 +315,27 @@ def test_command_runs_what_is_not_there_yet(tmp_path):
     (folder / "index.json").write_text(json.dumps(index))
     output = tmp_path / "results"
 
-    done = run_benchmark(tmp_path, output, "--methods", "sklearn_mlp", "--seeds", "11")
-    assert done.returncode == 0, done.stderr
+    run_benchmark("--methods", "sklearn_mlp", "--seeds", "11")
     first = records_in(output, "sklearn_mlp")
     assert [(r["set"], r["seed"]) for r in first] == [("classes", 11), ("numbers", 11)]
     assert all(r["train_rows"] == 42 and r["categorical"] == 2 for r in first)
     assert all(r["fit_seconds"] > 0 and r["calibration"] > 0 for r in first)
 
     both = ["--methods", "sklearn_mlp", "hist_gradient_boosting", "--sets", "classes"]
-    done = run_benchmark(tmp_path, output, *both, "--again", "--seeds", "11")
-    assert done.returncode == 0, done.stderr
+    printed = run_benchmark(*both, "--again", "--seeds", "11")
     again = records_in(output, "sklearn_mlp")
     assert again[1] == first[1]  # another set: left alone
     assert again[0]["score"] == first[0]["score"]
     assert again[0]["fit_seconds"] != first[0]["fit_seconds"]
     (failed,) = records_in(output, "hist_gradient_boosting")  # the empty column
     assert "error" in failed
-    assert "raised" in done.stdout
+    assert "raised" in printed
 
     stored = [path.read_text() for path in sorted(output.iterdir())]
-    done = run_benchmark(tmp_path, output, *both, "--seeds", "11")
-    assert done.returncode == 0, done.stderr
+    run_benchmark(*both, "--seeds", "11")
     assert [path.read_text() for path in sorted(output.iterdir())] == stored
 
-    done = run_benchmark(tmp_path, output, "--sets", "iris")
-    assert done.returncode != 0
-    assert "'iris'" in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        run_benchmark("--sets", "iris")
+    assert ended.value.code not in (0, None)
+    assert "'iris'" in f"{ended.value} {capsys.readouterr().err}"

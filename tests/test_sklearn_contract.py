@@ -25,7 +25,6 @@ from sklearn.utils.estimator_checks import (
     check_transformer_get_feature_names_out,
     check_transformer_get_feature_names_out_pandas,
     estimator_checks_generator,
-    parametrize_with_checks,
 )
 
 from sknn_resid import (
@@ -44,6 +43,8 @@ from sknn_resid import (
 pytestmark = pytest.mark.filterwarnings("ignore:.*validation:RuntimeWarning")
 
 QUICK = {"learning_rate_init": 0.01, "max_iter": 60}
+# Where an epoch costs more: Python's scorers, numbers kept by layer.
+FEW_EPOCHS = {"learning_rate_init": 0.02, "max_iter": 30}
 
 
 class FourthPower:
@@ -65,9 +66,9 @@ BOTH_VARIANTS = [
     {},
     {"solver": "sgd", "learning_rate_init": 0.01},
     {"solver": "adamw", **QUICK},
-    {"solver": "lbfgs"},
+    {"solver": "lbfgs", "max_iter": 60},
     {"early_stopping": True, "learning_rate_init": 0.01},
-    {"early_stopping": True, "early_stopping_metric": "loss", "learning_rate_init": 0.01},
+    {"early_stopping": True, "early_stopping_metric": "loss", **QUICK},
     {"solver": "sgd", "learning_rate": "adaptive", "learning_rate_init": 0.01},
     {"learning_rate": "cosine", **QUICK},
     {"learning_rate": "one_cycle", "warmup_fraction": 0.1, **QUICK},
@@ -75,26 +76,27 @@ BOTH_VARIANTS = [
     {"hidden_layer_sizes": (20, 10), "activation": ("gelu", "tanh"), **QUICK},
     {"n_layers": 2, "width": 20, **QUICK},
     {"clip_norm": 1.0, **QUICK},
-    {"record_gradients": True, **QUICK},
+    {"record_gradients": True, **FEW_EPOCHS},
     # Places that are there for data of any width: a check may send one column and one output.
     {"tied_weights": [[(0, 0, 0), (0, 0, 1), (-1, 3, 0)], [(-1, 0, 0), (-1, 1, 0)]], **QUICK},
     {"hidden_layer_sizes": (20, 10, 20), "tied_weights": [[(1,), (2, "T")]], **QUICK},
 ]
 CLASSIFIER_VARIANTS = [
     # A scorer for every kind of target that the checks send.
-    {"early_stopping": True, "early_stopping_metric": "accuracy", **QUICK},
-    {"early_stopping": True, "early_stopping_metric": make_scorer(accuracy_score), **QUICK},
+    {"early_stopping": True, "early_stopping_metric": "accuracy", **FEW_EPOCHS},
+    {"early_stopping": True, "early_stopping_metric": make_scorer(accuracy_score), **FEW_EPOCHS},
     {"class_weight": "balanced", **QUICK},
     {"label_smoothing": 0.1, **QUICK},
 ]
 REGRESSOR_VARIANTS = [
-    {"early_stopping": True, "early_stopping_metric": "neg_mean_absolute_error", **QUICK},
+    {"early_stopping": True, "early_stopping_metric": "neg_mean_absolute_error", **FEW_EPOCHS},
     {"loss": "poisson", "learning_rate_init": 0.01},
     {"loss": "absolute_error", "learning_rate_init": 0.02},
     {"loss": "huber", "huber_delta": 10.0, "learning_rate_init": 0.02},
     {"loss": "quantile", "quantile": 0.6, "learning_rate_init": 0.02},
-    {"loss": FourthPower(), **QUICK},
+    {"loss": FourthPower(), **FEW_EPOCHS},
 ]
+FEW_ALPHAS = (0.01, 0.1, 1.0, 10.0)
 LINEAR = [
     OLS(),
     OLS(fit_intercept=False),
@@ -111,14 +113,15 @@ LINEAR = [
     RidgeCV(criterion="aic", keep_rows=True),
     RidgeCV(criterion="bic", refine=False),
     RidgeCV(cv=3, store_cv_results=True),
-    RidgeCV(cv=3, scoring="neg_mean_absolute_error", alpha_per_target=True),
-    RidgeCV(scoring="r2"),
+    # scikit-learn's scorers cost half a millisecond a penalty: few of them.
+    RidgeCV(FEW_ALPHAS, cv=3, scoring="neg_mean_absolute_error", alpha_per_target=True),
+    RidgeCV(FEW_ALPHAS, scoring="r2"),
 ]
 # Each skip, each normalization, each embedding; members from 1 to 8; with rows left out (the tables
 # of the checks have fifteen rows here and there: three folds are the most they allow) and without.
-SMALL = {"width": 16, "n_estimators": 2}
+SMALL = {"width": 16, "n_estimators": 2, "max_iter": 24}
 RESIDUAL_VARIANTS = [
-    {},
+    {"width": 32},  # all else as it comes, eight members among them
     {
         **SMALL,
         "n_estimators": 3,
@@ -161,16 +164,17 @@ RESIDUAL_REGRESSOR_VARIANTS = [
     {**SMALL, "loss": FourthPower()},
 ]
 # Rows become small images. Each kind of shortcut, both orders within a block, both update rules.
-# One of the checks sets max_iter to 1000, which early stopping cuts short.
+# One of the checks sets max_iter to 1000: only the plain variant trains that long, early stopping
+# ends the others.
 TINY = {"depth": 8, "width": 4, "max_iter": 8}
 IMAGE_VARIANTS = [
     {},
-    {"shortcut": None},
+    {"early_stopping": True, "shortcut": None},
     {"early_stopping": True, "shortcut": "B", "average_fraction": 0.1, "label_smoothing": 0.1},
     {"early_stopping": True, "preactivation": True, "solver": "adamw", "learning_rate_init": 0.02},
     {"early_stopping": True, "early_stopping_metric": "loss", "learning_rate": "milestones"},
     {"early_stopping": True, "class_weight": "balanced", "shortcut": "C"},
-    {"record_gradients": True},
+    {"early_stopping": True, "record_gradients": True},
 ]
 ESTIMATORS = [
     *LINEAR,
@@ -237,9 +241,23 @@ def run_check(estimator, check):
     assert reason is None, f"listed as skipped ({reason}), but it ran: correct the list"
 
 
+def checks_of(estimators):
+    """What scikit-learn's `parametrize_with_checks` asks for.
+
+    It makes the name of each test from a `repr` of the estimator, which takes milliseconds; here
+    one serves all checks of an estimator.
+    """
+    for estimator in estimators:
+        label = " ".join(repr(estimator).split())
+        for instance, check in estimator_checks_generator(estimator):
+            name, keywords = name_and_keywords(check)
+            bound = ",".join(f"{key}={value}" for key, value in keywords.items())
+            yield pytest.param(instance, check, id=f"{label}-{name}" + f"({bound})" * bool(bound))
+
+
 # Some checks send fewer rows than columns. That OLS says so is tested elsewhere.
 @pytest.mark.filterwarnings("ignore:X has rank:RuntimeWarning")
-@parametrize_with_checks(ESTIMATORS)
+@pytest.mark.parametrize(("estimator", "check"), list(checks_of(ESTIMATORS)))
 def test_check(estimator, check):
     run_check(estimator, check)
 
@@ -257,13 +275,11 @@ NOT_WEIGHT_EQUIVALENT = [
 
 def other_checks():
     """The checks of those variants, without the two about weights and repetitions."""
-    for estimator_class in (MLPClassifier, MLPRegressor):
-        for params in NOT_WEIGHT_EQUIVALENT:
-            estimator = estimator_class(**params)
-            for _, check in estimator_checks_generator(estimator):
-                name, _ = name_and_keywords(check)
-                if not name.startswith("check_sample_weight_equivalence"):
-                    yield pytest.param(estimator, check, id=f"{estimator}-{name}")
+    classes = (MLPClassifier, MLPRegressor)
+    for case in checks_of(cls(**params) for cls in classes for params in NOT_WEIGHT_EQUIVALENT):
+        name, _ = name_and_keywords(case.values[1])
+        if not name.startswith("check_sample_weight_equivalence"):
+            yield case
 
 
 @pytest.mark.parametrize(("estimator", "check"), list(other_checks()))

@@ -28,7 +28,9 @@ from sknn_resid.engine.job import TrainJob
 from sknn_resid.engine.kernels import Op, in_turn
 from sknn_resid.engine.losses import CallableLoss
 from sknn_resid.engine.optimizers import StackOptimizer
+from sknn_resid.engine.residual_network import StackedResidualNetwork
 from sknn_resid.engine.slots import Segment, SlotBank
+from sknn_resid.engine.spec import NetworkSpec
 from sknn_resid.engine.structure import AnyNetwork, input_dtype
 from sknn_resid.engine.tally import Tally
 
@@ -42,10 +44,12 @@ def why_not_captured(jobs: Sequence[TrainJob]) -> str | None:
     network, train = jobs[0].network, jobs[0].train
     if any(fed_by_host(job.data.X) for job in jobs):
         return "rows come from the host"
-    if any(job.train.dropout or job.train.drop_path for job in jobs):
-        # torch can register generators with a graph, but whether masks then are those that a model
-        # draws alone could not be seen without a device.
-        return "masks are drawn by a generator of each model"
+    if isinstance(network, NetworkSpec) and any(job.train.dropout for job in jobs):
+        # Masks of residual networks, which all rows of a step share, are drawn before a segment.
+        # Those of dense networks are as large as the activations of all its steps. torch can
+        # register generators with a graph, but whether masks then are those that a model draws
+        # alone could not be seen without a device.
+        return "masks of every row are drawn by a generator of each model"
     if isinstance(network.loss, CallableLoss):
         return "the loss is a function of the user's, which may do anything"
     if train.record_flow:
@@ -148,6 +152,9 @@ class AcceleratedSteps:
                 [_dense(job.data.X) for job in sources], device, input_dtype(spec)
             )
         self._desks: dict[int, _Desk] = {}
+        self._drawing: StackedResidualNetwork | None = None
+        if isinstance(network, StackedResidualNetwork) and network.draw_ahead():
+            self._drawing = network
 
     # -- before a segment ---------------------------------------------------------------------
 
@@ -235,6 +242,9 @@ class AcceleratedSteps:
         """
         self._send_numbers(segment, rates_M, factors_M)
         desk = self._desk(segment.bank)
+        if self._drawing is not None:
+            for slot in segment.bank.slots[: segment.n_batches]:
+                self._drawing.draw(slot)
         if self._whole and not loaded:
             in_turn(desk.before_G[0])()
         if self._captures:

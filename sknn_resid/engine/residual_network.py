@@ -93,6 +93,7 @@ class StackedResidualNetwork:
         self.grads_MP = torch.zeros_like(params_MP)
         self.n_models = params_MP.shape[0]
         self._generators = list(generators)
+        self._ahead: dict[BatchSlot, Op] | None = None
         self._memory = Memory(self.n_models, batch_size, params_MP.device)
         self._programs: dict[int, _Program] = {}
         self._values, self._grads = self.layout.views(params_MP), self.layout.views(self.grads_MP)
@@ -151,28 +152,51 @@ class StackedResidualNetwork:
         self._survival_ML = (1 - drop_M1 * depth).to(self.params_MP.device)
         return self._memory.fixed("keep", (self.n_models, spec.n_blocks, 1), spec.dtype)
 
+    def draw_ahead(self) -> bool:
+        """Let steps read what `draw` has drawn for them, instead of drawing within.
+
+        To be called before any step is bound. Returns whether anything is drawn at all.
+        """
+        self._ahead = {}
+        return bool(self._masks) or self._keep_ML1 is not None
+
+    def draw(self, slot: BatchSlot) -> None:
+        """Draw for the next step of this slot, after `draw_ahead`."""
+        assert self._ahead is not None
+        self._ahead[slot]()
+
     def _bind_draws(self, slot: BatchSlot) -> list[Op]:
-        """Draw the masks of a step, for the models that have rows in it."""
-        if not self._masks and self._keep_ML1 is None:
+        """Masks of a step, drawn in it or before it."""
+        drawn_MU = self._drawn_MU if self._masks else None
+        keep_ML = None if self._keep_ML1 is None else self._keep_ML1[:, :, 0]
+        if drawn_MU is None and keep_ML is None:
             return []
-        masks, keep_ML1 = self._masks, self._keep_ML1
-        models = list(enumerate(zip(self._dropout_M, self._generators, strict=True)))
+        ops: list[Op] = []
+        if self._ahead is None:
+            ops.append(partial(self._draw, slot, drawn_MU, keep_ML))
+        else:  # into memory of this slot, from where the step takes it
+            drawn_MU = None if drawn_MU is None else drawn_MU.clone()
+            own_keep_ML: Tensor | None = None
+            if keep_ML is not None:
+                own_keep_ML = keep_ML.clone()
+                ops.append(partial(keep_ML.copy_, own_keep_ML))
+            self._ahead[slot] = partial(self._draw, slot, drawn_MU, own_keep_ML)
+        if drawn_MU is not None:
+            ops.append(partial(torch.div, drawn_MU, self._kept_M1, out=self._mask_MU))
+        return ops
 
-        def draw() -> None:
-            for m, (p, generator) in models:
-                if slot.rows_M[m] == 0:
-                    continue  # alone, it would take no step either
-                if masks:
-                    self._drawn_MU[m].bernoulli_(1.0 - p, generator=generator)
-                if keep_ML1 is not None:
-                    survival = self._survival_ML[m]
-                    keep = keep_ML1[m, :, 0]
-                    torch.bernoulli(survival, generator=generator, out=keep)
-                    keep.div_(survival)
-            if masks:
-                torch.div(self._drawn_MU, self._kept_M1, out=self._mask_MU)
-
-        return [draw]
+    def _draw(self, slot: BatchSlot, drawn_MU: Tensor | None, keep_ML: Tensor | None) -> None:
+        """Draw the masks of a step, for the models that have rows in it."""
+        for m, (p, generator) in enumerate(zip(self._dropout_M, self._generators, strict=True)):
+            if slot.rows_M[m] == 0:
+                continue  # alone, it would take no step either
+            if drawn_MU is not None:
+                drawn_MU[m].bernoulli_(1.0 - p, generator=generator)
+            if keep_ML is not None:
+                survival = self._survival_ML[m]
+                keep = keep_ML[m]
+                torch.bernoulli(survival, generator=generator, out=keep)
+                keep.div_(survival)
 
     # -- a step -------------------------------------------------------------------------------
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.metrics import check_scoring, get_scorer
+from sklearn.metrics import check_scoring
 from sklearn.utils.metadata_routing import process_routing
 
+from sknn_resid._r2 import r2_of_checked
 from sknn_resid._sklearn_compat import routing_enabled
 
 
@@ -81,15 +82,22 @@ def prediction_scorer(
     n_samples = max([n_samples, *(len(v) for v in routed_to_scorer.values() if np.ndim(v))])
     if estimator.scoring is None:
         arguments = {} if sample_weight is None else {"sample_weight": sample_weight}
-        scorer = get_scorer("r2")
-        if routing_enabled():
-            scorer = scorer.set_score_request(sample_weight=True)
-        return PredictionScorer(scorer, arguments, n_samples)
+        return PredictionScorer(_r2, arguments, n_samples)
     scorer = check_scoring(estimator, scoring=estimator.scoring)
     arguments = dict(routed_to_scorer)
     if not routing_enabled() and sample_weight is not None and _takes_weights(scorer):
         arguments["sample_weight"] = sample_weight
     return PredictionScorer(scorer, arguments, n_samples)
+
+
+def _r2(
+    estimator: IdentityRegressor,
+    y_pred: np.ndarray,
+    y_true: np.ndarray,
+    sample_weight: np.ndarray | None = None,
+) -> float:
+    """The scorer of ``scoring=None``, called as scikit-learn's are."""
+    return r2_of_checked(y_true, estimator.predict(y_pred), sample_weight)
 
 
 def _takes_weights(scorer: Any) -> bool:

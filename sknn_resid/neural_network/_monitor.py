@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import check_scoring, r2_score
+from sklearn.metrics import check_scoring
 
+from sknn_resid._r2 import r2_of_checked
 from sknn_resid.engine.history import EpochView, StopReason, ValidationView
 from sknn_resid.engine.losses import Loss
 from sknn_resid.neural_network._targets import LabelCodec
@@ -39,7 +40,7 @@ def r2(loss: Loss, y: np.ndarray, weight: np.ndarray | None) -> Score:
         predicted = loss.link_(torch.from_numpy(view.logits.T.copy())).numpy().T
         if not np.isfinite(predicted).all():
             return float("nan")
-        return float(r2_score(y, predicted, sample_weight=weight))
+        return r2_of_checked(y, predicted, weight)
 
     return score
 

@@ -263,6 +263,15 @@ def test_residual_networks(structure, kind, n_models, monkeypatch):
     check(jobs, monkeypatch, rtol=1e-7)
 
 
+@pytest.mark.parametrize("n_models", SIZES)
+@pytest.mark.parametrize("drop_path", [0.0, 0.4])
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_masks_are_drawn_before_a_segment(dropout, drop_path, n_models, monkeypatch):
+    """Those of every step of every model are the ones that it would draw alone, in its steps."""
+    jobs = residual_jobs(n_models, dropout=dropout, drop_path=drop_path)
+    check(jobs, monkeypatch, rtol=1e-7)
+
+
 def residual_jobs(n_models, structure="tabular", kind=MUON, **changes):
     X, y = make_rows()
     return [
@@ -343,6 +352,8 @@ def test_dense_steps_are_the_same_sequence(kind, n_models, monkeypatch):
 def test_residual_steps_are_the_same_sequence(structure, monkeypatch):
     torch_only(monkeypatch)
     check_sequences(residual_jobs(3, structure))
+    if structure != "no_blocks":
+        check_sequences(residual_jobs(3, structure, dropout=0.1, drop_path=0.2))
 
 
 def check_sequences(jobs):
@@ -418,8 +429,8 @@ def test_what_is_not_captured_is_called(monkeypatch, tmp_path):
         assert_same(ours, expected)
         if expected.flow is not None:
             np.testing.assert_allclose(ours.flow, expected.flow, rtol=1e-8)
-    (residual,) = residual_jobs(1, drop_path=0.3)
-    assert why_not_captured([residual]) is not None
+    (residual,) = residual_jobs(1, dropout=0.1, drop_path=0.3)
+    assert why_not_captured([residual]) is None
     assert why_not_captured([job]) is None
 
 
