@@ -41,7 +41,7 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
         Members. They are trained together as one stack, and their outputs averaged.
     n_blocks : int, default=1
         Residual blocks of a member.
-    width : int, default=64
+    width : int, default=48
         Units of the stream x that runs through the blocks.
     hidden_factor : float, default=2.0
         Units inside a block for each unit of the stream.
@@ -228,7 +228,7 @@ class MLPResidualRegressor(EnsemblePredictor, RegressorMixin, BaseResidual):
         *,
         n_estimators=8,
         n_blocks=1,
-        width=64,
+        width=48,
         hidden_factor=2.0,
         n_layers_per_block=2,
         activation="relu",
