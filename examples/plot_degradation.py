@@ -12,7 +12,7 @@ Here is the same experiment in small: the 8 x 8 digits that scikit-learn ships, 
 the identity: the same number of parameters, the same initial weights, the same batches. Only the
 training rows matter; there is no early stopping and no regularisation to speak of.
 
-Run it with ``python examples/plot_degradation.py``; it takes seconds.
+Run it with ``python examples/plot_degradation.py``; it takes less than half a minute on two cores.
 """
 
 # %%
@@ -21,7 +21,7 @@ Run it with ``python examples/plot_degradation.py``; it takes seconds.
 # ``skip="none"`` takes the identity out. Two layers make a block (normalise, activate, linear,
 # twice), the input and the output layer make two more: 9 blocks are 20 layers, 27 are 56. The
 # recipe is the paper's, scaled down: SGD with momentum, He's initial weights, batch normalization,
-# 8 epochs with a falling rate.
+# 10 epochs with a falling rate.
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ from sklearn.model_selection import train_test_split
 
 from sknn_resid import MLPResidualClassifier
 
-SEEDS = range(2)
+SEEDS = range(3)
 DEPTHS = {20: 9, 56: 27}  # layers: blocks
 KINDS = {"plain": "none", "residual": "identity"}
 
@@ -59,7 +59,7 @@ def network(skip, n_blocks, seed):
         warmup_fraction=0.0,
         weight_decay=0.0,
         batch_size=128,
-        max_iter=8,
+        max_iter=10,
         device="cpu",
         dtype="float32",
         random_state=seed,
@@ -108,7 +108,7 @@ print(f"                residual {residual.min():+.1f} to {residual.max():+.1f} 
 # The picture
 # -----------
 # Figure 1 of the paper, with the loss in place of the error: thin lines on the training rows, bold
-# ones held out, each the mean of two seeds.
+# ones held out, each the median of three seeds.
 
 try:
     import matplotlib.pyplot as plt
@@ -121,7 +121,7 @@ figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True, layout="const
 colours = {20: "tab:olive", 56: "tab:red"}
 for axes, kind in zip(panels, KINDS, strict=True):
     for depth, colour in colours.items():
-        training, held_out = np.mean(curves[kind, depth], axis=0)
+        training, held_out = np.median(curves[kind, depth], axis=0)
         epochs = np.arange(1, len(training) + 1)
         axes.plot(epochs, training, color=colour, linewidth=1)
         axes.plot(epochs, held_out, color=colour, linewidth=2.5, label=f"{depth} layers")

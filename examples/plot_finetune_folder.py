@@ -37,7 +37,7 @@ if data is None:
 
 from PIL import Image
 
-PER_CLASS, TEST = 12, 200
+PER_CLASS, TEST = 12, 300
 with np.load(Path(data, "images", "mnist.npz")) as file:
     mnist = dict(file)
 root = Path(tempfile.mkdtemp())
@@ -71,7 +71,7 @@ for name, params in ways.items():
     else:
         net = ResNetClassifier.from_pretrained(weights, image_shape=(28, 28)).set_params(**params)
     net.set_params(
-        max_iter=5,
+        max_iter=6,
         batch_size=24,
         learning_rate_init=0.05,
         augmentation="crop",

@@ -28,9 +28,9 @@ if data is None:
 from PIL import Image
 
 sheet = np.asarray(Image.open(Path(data, "images", "cifar10", "x_test_01.webp")))
-images = sheet.reshape(50, 32, 50, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)[:800]
+images = sheet.reshape(50, 32, 50, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)[:1200]
 brightness = images.mean(axis=(1, 2, 3)) / 255
-train, test = slice(0, 550), slice(550, 800)
+train, test = slice(0, 800), slice(800, 1200)
 
 weights = next(Path(data, "weights").glob("resnet20-*"))
 network = ResNetClassifier.from_pretrained(weights, device="cpu")

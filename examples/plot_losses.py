@@ -43,7 +43,7 @@ def curve(net, z, y):
 # - quantile 0.8: too low is four times as bad as too high; the minimiser is the quantile;
 # - Poisson, for counts: the output is the logarithm of the mean.
 
-error = np.linspace(-3, 3, 121)
+error = np.linspace(-3, 3, 241)
 zeros = np.zeros_like(error)
 REGRESSION = {
     "squared_error": {},
@@ -71,7 +71,7 @@ for y in (0.0, 1.0, 4.0):
 # network is most wrong: the reason to prefer the cross-entropy. Label smoothing asks for no more
 # than 1 - 0.1 / 2 and pulls back a network that is surer than that.
 
-z = np.linspace(-6, 6, 121)
+z = np.linspace(-6, 6, 241)
 ones = np.ones(len(z), dtype=int)
 labels = {
     "cross-entropy, y = 1": curve(MLPClassifier((), random_state=0), z, ones),

@@ -7,7 +7,7 @@ CIFAR-10, the deeper one worse on the very images it was trained on. ``shortcut=
 shortcuts out of a network and leaves everything else: the same parameters, the same initial
 weights, the same batches.
 
-This takes 120 images, a quarter of the channels and seconds of a CPU; the whole
+This takes 160 images, a quarter of the channels and seconds of a CPU; the whole
 experiment is ``python benchmarks/cifar10.py --recipe paper``, for a GPU. Without CIFAR-10 (in the
 folder that the environment variable ``SKNN_RESID_DATA`` names) it uses scikit-learn's digits.
 """
@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 from sknn_resid import ResNetClassifier
 
-data, n_images = os.environ.get("SKNN_RESID_DATA"), 120
+data, n_images = os.environ.get("SKNN_RESID_DATA"), 160
 if data is None:
     digits = load_digits()
     images, y = digits.images[:n_images].astype("float32"), digits.target[:n_images]

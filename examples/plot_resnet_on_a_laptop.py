@@ -44,7 +44,7 @@ else:
     names = json.loads(Path(data, "images", "class_names.json").read_text())["cifar10"]
     sheet = np.asarray(Image.open(Path(data, "images", "cifar10", "x_test_00.webp")))
     sheet = sheet.reshape(50, 32, 50, 32, 3).transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
-    images = sheet[:64]
+    images = sheet[:200]
 
 # %%
 # Loading

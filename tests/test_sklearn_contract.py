@@ -121,7 +121,7 @@ LINEAR = [
 # of the checks have fifteen rows here and there: three folds are the most they allow) and without.
 SMALL = {"width": 16, "n_estimators": 2, "max_iter": 24}
 RESIDUAL_VARIANTS = [
-    {"width": 32},  # all else as it comes, eight members among them
+    {},
     {
         **SMALL,
         "n_estimators": 3,
