@@ -144,11 +144,12 @@ def features_on_device(jobs: Sequence[TrainJob], pieces: Pieces | None = None) -
     sent: dict[int, Features] = {}
     for job in jobs:
         X = job.data.X
-        if id(X) not in sent:
-            send = job.device.type != "cpu" and isinstance(X, np.ndarray) and not is_mapped(X)
-            tensor = as_tensor(np.asarray(X)) if send else None
-            dtype = input_dtype(job.network)
-            sent[id(X)] = X if tensor is None else tensor.to(job.device, dtype)
-            if pieces is not None:
-                sent[id(X)] = pieces.pack(np.asarray(X))
+        if id(X) in sent:
+            continue
+        if pieces is not None:
+            sent[id(X)] = pieces.pack(np.asarray(X))
+            continue
+        send = job.device.type != "cpu" and isinstance(X, np.ndarray) and not is_mapped(X)
+        tensor = as_tensor(np.asarray(X)) if send else None
+        sent[id(X)] = X if tensor is None else tensor.to(job.device, input_dtype(job.network))
     return [sent[id(job.data.X)] for job in jobs]

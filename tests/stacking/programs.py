@@ -220,6 +220,16 @@ def arrays(thing):
     return {key: np.asarray(value) for key, value in found.items()}
 
 
+def assert_same_arrays(found, expected, rtol, atol=0.0):
+    """Both, from `arrays`, say the same: numbers to this difference, all else exactly."""
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        if value.dtype.kind == "f":
+            np.testing.assert_allclose(found[key], value, rtol=rtol, atol=atol, err_msg=key)
+        else:
+            np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
 def run(program, *args):
     """What a program returns, and the warnings that reached its caller."""
     with warnings.catch_warnings(record=True) as caught:
@@ -241,13 +251,7 @@ def assert_same_run(stacked_run, alone):
         assert_same_network(a, b)
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
-        a, b = arrays(a), arrays(b)
-        assert a.keys() == b.keys()
-        for key, value in b.items():
-            if value.dtype.kind == "f":
-                np.testing.assert_allclose(a[key], value, rtol=1e-6, atol=1e-9, err_msg=key)
-            else:
-                np.testing.assert_array_equal(a[key], value, err_msg=key)
+        assert_same_arrays(arrays(a), arrays(b), rtol=1e-6, atol=1e-9)
     assert said(w for w in stacked_run[1] if not is_summary(w)) == said(alone[1])
 
 

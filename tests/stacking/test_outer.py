@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from neural_network.helpers import assert_same_fit
 from sklearn.model_selection import GridSearchCV, cross_validate
-from stacking.programs import X, arrays, net, networks, piped, run, y
+from stacking.programs import X, arrays, assert_same_arrays, net, networks, piped, run, y
 
 from sknn_resid import stacked
 from sknn_resid.stacking._backend import StackedBackend
@@ -42,17 +42,10 @@ def on_the_cluster(client, **params):
 def test_search(client):
     grid = {"mlpclassifier__alpha": [1e-3, 1e-1, 1.0], "mlpclassifier__max_iter": [2, 4]}
     search = GridSearchCV(piped(net()), grid, cv=3)
-    alone, _ = run(search.fit, X, y)
-    alone = arrays(alone)
+    alone = arrays(run(search.fit, X, y)[0])
     with on_the_cluster(client):
         together, _ = run(search.fit, X, y)
-    together = arrays(together)
-    assert together.keys() == alone.keys()
-    for key, value in alone.items():
-        if value.dtype.kind == "f":
-            np.testing.assert_allclose(together[key], value, rtol=1e-6, err_msg=key)
-        else:
-            np.testing.assert_array_equal(together[key], value, err_msg=key)
+    assert_same_arrays(arrays(together), alone, rtol=1e-6)
 
 
 def test_every_fit(client):

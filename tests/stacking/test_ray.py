@@ -6,12 +6,11 @@ import warnings
 from contextlib import contextmanager
 
 import joblib
-import numpy as np
 import pytest
 from neural_network.helpers import assert_same_fit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_validate
-from stacking.programs import X, arrays, net, networks, run, y
+from stacking.programs import X, arrays, assert_same_arrays, net, networks, run, y
 
 from sknn_resid import stacked
 
@@ -41,17 +40,10 @@ def on_the_cluster():
 
 def test_search(cluster):
     search = GridSearchCV(net(), {"alpha": [1e-3, 1e-1], "max_iter": [2, 4]}, cv=3)
-    alone, _ = run(search.fit, X, y)
-    alone = arrays(alone)
+    alone = arrays(run(search.fit, X, y)[0])
     with on_the_cluster():
         together, _ = run(search.fit, X, y)
-    together = arrays(together)
-    assert together.keys() == alone.keys()
-    for key, value in alone.items():
-        if value.dtype.kind == "f":
-            np.testing.assert_allclose(together[key], value, rtol=1e-6, err_msg=key)
-        else:
-            np.testing.assert_array_equal(together[key], value, err_msg=key)
+    assert_same_arrays(arrays(together), alone, rtol=1e-6)
 
 
 def test_every_fit_and_its_warning(cluster):
